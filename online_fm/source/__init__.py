@@ -1,0 +1,3 @@
+"""Where records come from: batches with offsets behind one port."""
+
+from __future__ import annotations

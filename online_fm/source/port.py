@@ -1,0 +1,94 @@
+"""The port `Source`: batches of records with their coordinates.
+
+Invariant: within a partition, records come in the order of their offsets, each once between two seeks. A record
+is `(topic, partition, offset, timestamp in ms, value bytes)`; a batch holds them as columns, one `Records` per
+partition. `at_end` names the partitions that were read up to their end offset when the batch was made: these do
+not hold back the merge by event time (KIP-353, KIP-695).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Set
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["NO_TIMESTAMP", "RecordBatch", "Records", "Source", "TopicPartition"]
+
+NO_TIMESTAMP = -1
+
+
+class TopicPartition(NamedTuple):
+    """A partition's name; `str()` gives `topic-partition`."""
+
+    topic: str
+    partition: int
+
+    def __str__(self) -> str:
+        return f"{self.topic}-{self.partition}"
+
+
+@dataclass(frozen=True, slots=True)
+class Records:
+    """Consecutive records of one partition.
+
+    offsets i64[n]; timestamps i64[n], ms since the epoch, the record's own (`NO_TIMESTAMP` where it has none);
+    values, n byte strings (a Kafka tombstone is `b""`).
+    """
+
+    partition: TopicPartition
+    offsets: NDArray[np.int64]
+    timestamps: NDArray[np.int64]
+    values: list[bytes]
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+
+@dataclass(frozen=True, slots=True)
+class RecordBatch:
+    """What one poll gave, and which partitions were then read to their end."""
+
+    records: tuple[Records, ...]
+    at_end: frozenset[TopicPartition]
+
+    def __len__(self) -> int:
+        return sum(map(len, self.records))
+
+
+class Source(Protocol):
+    """A set of partitions of two topics, read by one worker.
+
+    Every method raises `SourceError` for what the outside does; `poll` and `seek` raise `OffsetGap` where the
+    next record is gone, unless the configuration accepts the loss, which `lost` then counts.
+    """
+
+    @property
+    def lost(self) -> int:
+        """Records that retention removed before they were read; only where the configuration accepts this."""
+
+    def partitions(self) -> frozenset[TopicPartition]:
+        """All partitions of both topics, as known now; may grow."""
+
+    def poll(self, max_records: int, timeout_ms: int, paused: Set[TopicPartition] = frozenset()) -> RecordBatch:
+        """At most `max_records` records, none of a `paused` partition; empty where `timeout_ms` passed without one."""
+
+    def positions(self) -> dict[TopicPartition, int]:
+        """The offset that the next poll reads, per partition."""
+
+    def end_offsets(self) -> dict[TopicPartition, int]:
+        """The offset after the last record that is known of, per partition."""
+
+    def lag(self) -> dict[TopicPartition, int]:
+        """Records known of and not polled yet, per partition."""
+
+    def seek(self, offsets: Mapping[TopicPartition, int]) -> None:
+        """Read on from these offsets; partitions that are not named begin as the configuration says."""
+
+    def commit(self, offsets: Mapping[TopicPartition, int]) -> None:
+        """Tell the outside what has been learned, for its monitoring; a checkpoint's offsets win at start."""
+
+    def close(self) -> None:
+        """Let go of files and connections; twice does no harm."""
