@@ -1,14 +1,15 @@
 """The port `Source`: batches of records with their coordinates.
 
-Invariant: within a partition, records come in the order of their offsets, each once between two seeks. A record
-is `(topic, partition, offset, timestamp in ms, value bytes)`; a batch holds them as columns, one `Records` per
-partition. `at_end` names the partitions that were read up to their end offset when the batch was made: these do
-not hold back the merge by event time (KIP-353, KIP-695).
+Invariant: within a partition, records come in the order of their offsets, each once between two seeks. A
+record is `(topic, partition, offset, timestamp in ms, value bytes)`; a batch holds them as columns, one `Records`
+per partition. `at_end` names the partitions that were read up to their end offset when the batch was made: these
+do not hold back the merge by event time (KIP-353, KIP-695).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Set
+from collections.abc import Mapping
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
@@ -34,8 +35,8 @@ class TopicPartition(NamedTuple):
 class Records:
     """Consecutive records of one partition.
 
-    offsets i64[n]; timestamps i64[n], ms since the epoch, the record's own (`NO_TIMESTAMP` where it has none);
-    values, n byte strings (a Kafka tombstone is `b""`).
+    offsets i64[n]; timestamps i64[n], ms since the epoch, the record's own (`NO_TIMESTAMP` where it has
+    none); values, n byte strings (a Kafka tombstone is `b""`).
     """
 
     partition: TopicPartition
@@ -72,8 +73,10 @@ class Source(Protocol):
     def partitions(self) -> frozenset[TopicPartition]:
         """All partitions of both topics, as known now; may grow."""
 
-    def poll(self, max_records: int, timeout_ms: int, paused: Set[TopicPartition] = frozenset()) -> RecordBatch:
-        """At most `max_records` records, none of a `paused` partition; empty where `timeout_ms` passed without one."""
+    def poll(
+        self, max_records: int, timeout_ms: int, paused: AbstractSet[TopicPartition] = frozenset()
+    ) -> RecordBatch:
+        """At most `max_records` records, none of a `paused` partition; empty after `timeout_ms` without one."""
 
     def positions(self) -> dict[TopicPartition, int]:
         """The offset that the next poll reads, per partition."""
