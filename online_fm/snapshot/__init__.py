@@ -1,0 +1,3 @@
+"""Checkpoints and snapshots: their bytes (`format`) and where the bytes rest (`store`)."""
+
+from __future__ import annotations
