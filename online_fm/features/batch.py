@@ -32,7 +32,5 @@ class Rows:
 
     @staticmethod
     def empty(n: int = 0) -> Rows:
-        """n rows without a feature."""
-        return Rows(
-            np.zeros(n + 1, np.int64), np.empty(0, np.uint16), np.empty(0, np.uint32), np.empty(0, np.float32)
-        )
+        """Rows without a feature."""
+        return Rows(np.zeros(n + 1, np.int64), np.empty(0, np.uint16), np.empty(0, np.uint32), np.empty(0, np.float32))
