@@ -34,6 +34,7 @@ from prometheus_client import (
 )
 
 from online_fm import __version__
+from online_fm.telemetry.health import State
 
 __all__ = ["MOMENTS", "OUTCOMES", "SCORES", "SPANS", "STATES", "ServeMetrics", "WorkerMetrics"]
 
@@ -53,7 +54,7 @@ OUTCOMES: Final = (
 )
 MOMENTS: Final = ("impression", "learning", "served")
 SPANS: Final = ("start", "window")
-STATES: Final = ("starting", "catching_up", "running", "stuck", "stopping")
+STATES: Final = tuple(State)
 # score of the quality room -> family
 SCORES: Final = {
     "log_loss": "log_loss",
@@ -110,9 +111,7 @@ class WorkerMetrics:
         self._read = new.counter("online_fm_records_read", "Records read and merged.", "topic")
         self._rejected = new.counter("online_fm_records_rejected", "Records rejected.", "topic", "reason")
         self._dead_letters = new.counter("online_fm_dead_letters", "Rejected records kept as dead letters.")
-        self._lost = new.counter(
-            "online_fm_records_lost", "Records that retention removed before they were read."
-        )
+        self._lost = new.counter("online_fm_records_lost", "Records that retention removed before they were read.")
         self._lag = new.gauge(
             "online_fm_lag_records", "Records known of and not read, per partition.", "topic", "partition"
         )
@@ -144,15 +143,13 @@ class WorkerMetrics:
             "calibration": "Sum of predictions divided by the number of clicks.",
         }
         self._scores = {
-            score: new.gauge(f"online_fm_{family}", helps[score], "moment", "span")
-            for score, family in SCORES.items()
+            score: new.gauge(f"online_fm_{family}", helps[score], "moment", "span") for score, family in SCORES.items()
         }
         nats = new.counter("online_fm_log_loss_nats", "Sum of weighted log-loss.", "moment")
         weight = new.counter("online_fm_log_loss_weight", "Sum of the weights in it.", "moment")
         examples = new.counter("online_fm_examples", "Examples judged.", "moment")
         self._losses = {
-            moment: (nats.labels(moment), weight.labels(moment), examples.labels(moment))
-            for moment in MOMENTS
+            moment: (nats.labels(moment), weight.labels(moment), examples.labels(moment)) for moment in MOMENTS
         }
 
     def _learning(self, new: _Families) -> None:
@@ -179,9 +176,7 @@ class WorkerMetrics:
         self._checkpoint_time = new.gauge(
             "online_fm_checkpoint_timestamp_seconds", "When the last checkpoint was kept, Unix time."
         )
-        self._checkpoint_version = new.gauge(
-            "online_fm_checkpoint_version", "Version of the last checkpoint."
-        )
+        self._checkpoint_version = new.gauge("online_fm_checkpoint_version", "Version of the last checkpoint.")
         self._checkpoint_failures = new.counter(
             "online_fm_checkpoint_failures", "Checkpoints that could not be written."
         )
@@ -189,9 +184,7 @@ class WorkerMetrics:
             "online_fm_commit_failures",
             "Offsets that the group did not take; the checkpoint holds them all the same.",
         )
-        self._snapshot_version = new.gauge(
-            "online_fm_snapshot_version", "Version of the last snapshot published."
-        )
+        self._snapshot_version = new.gauge("online_fm_snapshot_version", "Version of the last snapshot published.")
         self._snapshot_time = new.gauge(
             "online_fm_snapshot_timestamp_seconds", "When the last snapshot was published, Unix time."
         )
@@ -313,9 +306,7 @@ class ServeMetrics:
         self._rows = new.counter("online_fm_serve_rows", "Rows scored.", "route")
 
     def _loading(self, new: _Families) -> None:
-        self._version = new.gauge(
-            "online_fm_serve_snapshot_version", "Version that is served, 0 before the first."
-        )
+        self._version = new.gauge("online_fm_serve_snapshot_version", "Version that is served, 0 before the first.")
         self._created = new.gauge(
             "online_fm_serve_snapshot_created_timestamp_seconds",
             "When the served snapshot was made, Unix time.",
@@ -329,9 +320,7 @@ class ServeMetrics:
             "Time to read, verify and warm up a snapshot.",
             buckets=_FILE_SECONDS,
         )
-        self._load_failures = new.counter(
-            "online_fm_serve_load_failures", "Snapshots that were refused.", "reason"
-        )
+        self._load_failures = new.counter("online_fm_serve_load_failures", "Snapshots that were refused.", "reason")
         self._swaps = new.counter("online_fm_serve_swaps", "Snapshots that were swapped in.")
 
     def request(self, route: str, code: int, seconds: float, rows: int = 0) -> None:
