@@ -8,7 +8,7 @@ import pytest
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
-from online_fm.telemetry.metrics import MOMENTS, OUTCOMES, SPANS, STATES, ServeMetrics, WorkerMetrics
+from online_fm.telemetry.metrics import MOMENTS, OUTCOMES, REFUSALS, SPANS, STATES, ServeMetrics, WorkerMetrics
 
 SCORED = {"log_loss": 0.61, "auc": 0.71, "auc_error": 1e-4, "normalized_entropy": 0.93, "calibration": 1.02, "ctr": 0.4}
 
@@ -38,18 +38,21 @@ def test_counts_of_several_batches_add_up(worker):
     assert value(worker, "events_total", outcome="learned") == 13
 
 
-def test_every_outcome_is_there_from_the_start_so_that_its_first_increase_is_a_rate(worker):
+def test_every_outcome_is_there_from_the_start_so_that_its_first_increase_is_a_rate(worker, serving):
     assert [value(worker, "events_total", outcome=outcome) for outcome in OUTCOMES] == [0] * 12
     assert [value(worker, "log_loss_nats_total", moment=moment) for moment in MOMENTS] == [0] * 3
+    assert [value(serving, "serve_load_failures_total", reason=reason) for reason in REFUSALS] == [0, 0]
 
 
-def test_a_label_outside_its_set_makes_no_series(worker):
+def test_a_label_outside_its_set_makes_no_series(worker, serving):
     with pytest.raises(KeyError):
         worker.events({"lerned": 1})
     with pytest.raises(KeyError):
         worker.quality("impression", "hour", SCORED)
     with pytest.raises(KeyError):
         worker.loss("click", nats=1.0, weight=1.0, examples=1)
+    with pytest.raises(KeyError):
+        serving.load_failed("sha256 of tensor v differs")
     assert b"lerned" not in generate_latest(worker.registry)
 
 

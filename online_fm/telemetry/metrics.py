@@ -36,7 +36,7 @@ from prometheus_client import (
 from online_fm import __version__
 from online_fm.telemetry.health import State
 
-__all__ = ["MOMENTS", "OUTCOMES", "SCORES", "SPANS", "STATES", "ServeMetrics", "WorkerMetrics"]
+__all__ = ["MOMENTS", "OUTCOMES", "REFUSALS", "SCORES", "SPANS", "STATES", "ServeMetrics", "WorkerMetrics"]
 
 OUTCOMES: Final = (
     "impressions",
@@ -63,6 +63,7 @@ SCORES: Final = {
     "normalized_entropy": "normalized_entropy",
     "calibration": "calibration_ratio",
 }
+REFUSALS: Final = ("bad_file", "unreachable")
 _FEATURE_FLAWS: Final = ("unknown", "missing", "truncated")
 
 _STEP_SECONDS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0)
@@ -320,7 +321,8 @@ class ServeMetrics:
             "Time to read, verify and warm up a snapshot.",
             buckets=_FILE_SECONDS,
         )
-        self._load_failures = new.counter("online_fm_serve_load_failures", "Snapshots that were refused.", "reason")
+        failures = new.counter("online_fm_serve_load_failures", "Snapshots that were refused.", "reason")
+        self._load_failures = {reason: failures.labels(reason) for reason in REFUSALS}
         self._swaps = new.counter("online_fm_serve_swaps", "Snapshots that were swapped in.")
 
     def request(self, route: str, code: int, seconds: float, rows: int = 0) -> None:
@@ -339,8 +341,8 @@ class ServeMetrics:
         self._swaps.inc()
 
     def load_failed(self, reason: str) -> None:
-        """Count a snapshot that was refused; `reason` is one of a few words, not a message."""
-        self._load_failures.labels(reason).inc()
+        """Count a snapshot that was refused; `reason` is one of `REFUSALS`."""
+        self._load_failures[reason].inc()
 
 
 def _is(read: Callable[[], str], state: str) -> float:
