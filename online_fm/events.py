@@ -49,6 +49,7 @@ class Reason(StrEnum):
     TIME_TOO_OLD = "time_too_old"
     NO_FEATURES = "no_features"
     BAD_FEATURES = "bad_features"
+    BAD_VALUE = "bad_value"
     BAD_WEIGHT = "bad_weight"
     BAD_SCORE = "bad_score"
 
@@ -79,7 +80,7 @@ class EventsConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     click: TimeAndId = TimeAndId()
     time_unit: Literal["ms", "s", "us", "ns", "iso8601"] = "ms"
     max_bytes: Annotated[int, Meta(ge=2)] = 65_536
-    max_id_bytes: Annotated[int, Meta(ge=1)] = 256
+    max_id_length: Annotated[int, Meta(ge=1)] = 256
     max_ahead_s: Annotated[float, Meta(ge=0)] = 300.0
 
 
@@ -87,7 +88,7 @@ class EventsConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
 class Clicks:
     """n click records as columns; where `reasons` names one, id and time are empty."""
 
-    ids: list[bytes] = field(default_factory=list)
+    ids: list[str] = field(default_factory=list)
     times_ms: list[int] = field(default_factory=list)
     reasons: dict[int, Reason] = field(default_factory=dict)
 
@@ -134,7 +135,7 @@ class EventDecoder:
                 score = _within(self._score, event, _NO_SCORE, 1.0, Reason.BAD_SCORE)
             except _Unusable as unusable:
                 found.reasons[i] = unusable.reason
-                ident, time_ms, features, weight, score = b"", 0, {}, 1.0, _NO_SCORE
+                ident, time_ms, features, weight, score = "", 0, {}, 1.0, _NO_SCORE
             found.ids.append(ident)
             found.times_ms.append(time_ms)
             found.features.append(features)
@@ -150,7 +151,7 @@ class EventDecoder:
                 _, ident, time_ms = self._envelope(value, timestamp, self._click)
             except _Unusable as unusable:
                 found.reasons[i] = unusable.reason
-                ident, time_ms = b"", 0
+                ident, time_ms = "", 0
             found.ids.append(ident)
             found.times_ms.append(time_ms)
         return found
@@ -181,19 +182,17 @@ class EventDecoder:
             raise _Unusable(Reason.NOT_AN_OBJECT)
         return event
 
-    def _envelope(self, value: bytes, timestamp: int, shape: tuple[_Lookup, _Lookup]) -> tuple[_Decoded, bytes, int]:
+    def _envelope(self, value: bytes, timestamp: int, shape: tuple[_Lookup, _Lookup]) -> tuple[_Decoded, str, int]:
         """The decoded object, its id and its time in ms."""
         event = self._object(value)
         ident, time = shape
         return event, self._id(ident(event)), self._time(time(event), timestamp)
 
-    def _id(self, value: object) -> bytes:
-        if isinstance(value, str):
-            ident = value.encode()
-            if 0 < len(ident) <= self._config.max_id_bytes:
-                return ident
-        elif isinstance(value, int) and not isinstance(value, bool) and abs(value) < _WIDEST:
-            return b"%d" % value
+    def _id(self, value: object) -> str:
+        if isinstance(value, str) and 0 < len(value) <= self._config.max_id_length:
+            return value
+        if isinstance(value, int) and not isinstance(value, bool) and abs(value) < _WIDEST:
+            return str(value)
         raise _Unusable(Reason.NO_ID if value is None else Reason.BAD_ID)
 
     def _time(self, value: object, timestamp: int) -> int:

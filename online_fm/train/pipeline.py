@@ -1,0 +1,359 @@
+"""The whole meaning of training: `step(records, now_ms)` reads, joins, learns, judges, and says what happened.
+
+The daemon, offline replay, the benchmarks and the property tests all call it. It takes values and returns values; the
+only time it knows is the `now_ms` handed in. Its state after any records is a function of these records, whatever the
+batches they came in, and `state` and `restore` cut it anywhere.
+
+Stream time moves on with `now_ms` only while every partition is read to its end and nothing waits to be merged, at the
+distance that it had when the last record was merged: a quiet night closes windows, and so does a replay of old data.
+
+What a restart must not change is in the state: parameters, pending rows, sums of quality, counts, offsets and keys of
+the merge. Records that were read and not merged are read again.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import msgspec
+import numpy as np
+from msgspec import Struct
+from numpy.typing import NDArray
+
+from online_fm.events import Clicks, EventDecoder, EventsConfig, Impressions, Reason
+from online_fm.features.batch import Rows
+from online_fm.features.encode import Encoder
+from online_fm.features.hashing import hash_texts
+from online_fm.features.spec import FeaturesConfig
+from online_fm.join.facts import CLICK, IMPRESSION, REJECT, Facts
+from online_fm.join.merge import Lane, Merger
+from online_fm.join.pending import Batch, JoinConfig, Pending
+from online_fm.model.config import ModelConfig
+from online_fm.model.learner import Learner
+from online_fm.quality import Quality, QualityConfig
+from online_fm.source.port import RecordBatch, Records, TopicPartition
+
+__all__ = ["LearningConfig", "Loss", "Pipeline", "PipelineState", "Rejected", "StepReport"]
+
+_IDENT_SEEDS = np.array([0, 0x9E3779B97F4A7C15], np.uint64)  # two hashes make 128 bits of an id
+_AHEAD = 4  # batches that a partition may be ahead of the others before it is paused
+_FLAWS = ("unknown", "missing", "truncated")
+
+Tensors = dict[str, NDArray[Any]]
+
+
+class LearningConfig(Struct, frozen=True, kw_only=True):
+    """What the pipeline is made of; each part is a room's own."""
+
+    events: EventsConfig
+    features: FeaturesConfig
+    join: JoinConfig
+    model: ModelConfig
+    quality: QualityConfig
+
+
+class Rejected(NamedTuple):
+    """A record that could not be used, as it came; timestamp in ms."""
+
+    partition: TopicPartition
+    offset: int
+    timestamp: int
+    reason: Reason
+    value: bytes
+
+
+class Loss(NamedTuple):
+    """Weighted log-loss of the examples of one step, in nats."""
+
+    nats: float
+    weight: float
+    examples: int
+
+
+@dataclass(slots=True)
+class StepReport:
+    """What one step did. Counts are of this step; `read` and `rejected` of what was merged in it."""
+
+    records: int = 0
+    merged: int = 0
+    read: Counter[str] = field(default_factory=Counter)
+    rejected: Counter[tuple[str, str]] = field(default_factory=Counter)
+    counts: Counter[str] = field(default_factory=Counter)
+    flaws: Counter[str] = field(default_factory=Counter)
+    rejects: list[Rejected] = field(default_factory=list)
+    losses: dict[str, Loss] = field(default_factory=dict)
+
+
+class PipelineState(NamedTuple):
+    """All of a pipeline between two steps: numbers, offsets per partition, and the rest as plain JSON values."""
+
+    tensors: Tensors
+    offsets: dict[TopicPartition, int]
+    rest: dict[str, Any]
+
+
+class Pipeline:
+    """Learns two topics. Not for several threads."""
+
+    def __init__(self, config: LearningConfig, *, impressions: str, clicks: str, batch_records: int = 5000) -> None:
+        self.config = config
+        self._topics = (impressions, clicks)
+        self._most_waiting = _AHEAD * batch_records
+        self._decoder = EventDecoder(config.events)
+        self._encoder = Encoder(config.features)
+        self._merger = Merger()
+        self._pending = Pending(config.join)
+        self.learner = Learner(config.model, len(self._encoder.fields))
+        moments = ("impression", "learning", "served") if config.events.impression.score else ("impression", "learning")
+        self.quality = {moment: Quality(config.quality.window) for moment in moments}
+        self._rejects: dict[Lane, deque[Rejected]] = {}
+        self._read: Counter[str] = Counter()
+        self._rejected: Counter[tuple[str, str]] = Counter()
+        self._quarantined: Counter[str] = Counter()
+        self._first_ms: int | None = None
+        self._anchor: tuple[int, int] | None = None  # (stream time, now_ms) when the last record was merged
+
+    def assign(self, offsets: Mapping[TopicPartition, int]) -> None:
+        """Make partitions known by the offset that is read first; until they have spoken the others wait."""
+        self._merger.assign({self._lane(partition): offset for partition, offset in offsets.items()})
+
+    def step(self, batch: RecordBatch, now_ms: int) -> StepReport:
+        """Take in one batch."""
+        report = StepReport(records=len(batch))
+        before = self._joined()
+        for records in batch.records:
+            self._add(records, report)
+        at_end = {self._lane(partition) for partition in batch.at_end}
+        merged = self._merger.take(at_end)
+        if merged is not None:
+            report.merged = len(merged.key)
+            self._learn(self._pending.run(merged), report)
+            self._settle(merged.facts, report)
+            self._anchor = (self.stream_time_ms, now_ms)
+        elif at_end >= self._merger.waiting().keys() and not any(self._merger.waiting().values()):
+            stream_ms, then_ms = self._anchor = self._anchor or (self.stream_time_ms, now_ms)
+            self._learn(self._pending.advance(stream_ms + now_ms - then_ms), report)
+        report.counts.update({name: n - before[name] for name, n in self._joined().items()})
+        return report
+
+    def drain(self) -> StepReport:
+        """Close all windows: what is pending is learned now."""
+        report, before = StepReport(), self._joined()
+        self._learn(self._pending.drain(), report)
+        report.counts.update({name: n - before[name] for name, n in self._joined().items()})
+        return report
+
+    def ahead(self) -> frozenset[TopicPartition]:
+        """Partitions that wait for the others, and should not be read on meanwhile."""
+        waiting = self._merger.waiting().items()
+        return frozenset(self._partition(lane) for lane, n in waiting if n >= self._most_waiting)
+
+    def offsets(self) -> dict[TopicPartition, int]:
+        """The offset after the last merged record of each partition."""
+        return {self._partition(lane): offset for lane, offset in self._merger.offsets().items()}
+
+    def waiting(self) -> int:
+        """Records read and not merged yet."""
+        return sum(self._merger.waiting().values())
+
+    @property
+    def stream_time_ms(self) -> int:
+        return self._pending.stream_time_ms
+
+    @property
+    def first_time_ms(self) -> int | None:
+        """The key of the first record that was merged, ms."""
+        return self._first_ms
+
+    @property
+    def pending(self) -> int:
+        """Impressions whose label is not known yet."""
+        return self._pending.pending
+
+    @property
+    def waiting_clicks(self) -> int:
+        """Clicks whose impression has not come yet."""
+        return self._pending.waiting_clicks
+
+    def counts(self) -> dict[str, int]:
+        """Totals since the very first start; `read` and `rejected` over both topics."""
+        totals = {"read": self._read.total(), "rejected": self._rejected.total()}
+        return {**totals, **self._joined(), "quarantined": self._quarantined.total()}
+
+    def rejected(self) -> dict[str, int]:
+        """Rejects since the very first start, by reason."""
+        reasons: Counter[str] = Counter()
+        for (_, reason), n in self._rejected.items():
+            reasons[reason] += n
+        return dict(reasons)
+
+    def state(self) -> PipelineState:
+        """Everything that `restore` needs, as copies."""
+        tensors = {f"model.{name}": array for name, array in self.learner.state().items()}
+        tensors |= {f"pending.{name}": array for name, array in self._pending.state().items()}
+        for moment, quality in self.quality.items():
+            tensors |= {f"quality.{moment}.{name}": array for name, array in quality.state().items()}
+        rest = {
+            "keys": {str(self._partition(lane)): key for lane, key in self._merger.keys().items()},
+            "read": dict(self._read),
+            "rejected": [[topic, reason, n] for (topic, reason), n in self._rejected.items()],
+            "quarantined": dict(self._quarantined),
+            "first_time_ms": self._first_ms,
+        }
+        return PipelineState(tensors, self.offsets(), rest)
+
+    def restore(self, state: PipelineState) -> None:
+        """Go on from a state; ValueError where it is not of this configuration."""
+        rest = msgspec.convert(state.rest, _Rest)
+        parts = _parts(state.tensors)
+        missing = {"model", "pending", "quality.impression", "quality.learning"} - parts.keys()
+        if missing:
+            raise ValueError(f"no tensors of {', '.join(sorted(missing))}")
+        self.learner.restore(parts["model"])
+        self._pending.restore(parts["pending"])
+        for moment, quality in self.quality.items():
+            if f"quality.{moment}" in parts:  # a score that was configured since then begins with nothing
+                quality.restore(parts[f"quality.{moment}"])
+        lanes = {self._lane(partition): offset for partition, offset in state.offsets.items()}
+        self._merger.restore(lanes, {lane: rest.keys[str(self._partition(lane))] for lane in lanes})
+        self._read, self._quarantined = Counter(rest.read), Counter(rest.quarantined)
+        self._rejected = Counter({(topic, reason): n for topic, reason, n in rest.rejected})
+        self._first_ms = rest.first_time_ms
+        self._rejects.clear()
+        self._anchor = None
+
+    def _joined(self) -> dict[str, int]:
+        """The join's counts; what was released and then quarantined is not learned."""
+        counts = self._pending.counts()
+        counts["learned"] -= self._quarantined.total()
+        counts["positives"] -= self._quarantined["positive"]
+        return counts
+
+    def _lane(self, partition: TopicPartition) -> Lane:
+        if partition.topic not in self._topics:
+            raise ValueError(f"topic '{partition.topic}' is neither '{self._topics[0]}' nor '{self._topics[1]}'")
+        return self._topics.index(partition.topic), partition.partition
+
+    def _partition(self, lane: Lane) -> TopicPartition:
+        return TopicPartition(self._topics[lane[0]], lane[1])
+
+    def _add(self, records: Records, report: StepReport) -> None:
+        """Decode and encode one partition's records, and queue them for the merge."""
+        lane = self._lane(records.partition)
+        if lane[0] == 0:
+            shown = self._decoder.impressions(records.values, records.timestamps)
+            encoded = self._encoder.encode(shown.features)
+            report.flaws.update({name: getattr(encoded, name) for name in _FLAWS})
+            shown.reasons.update({problem.row: Reason.BAD_VALUE for problem in encoded.problems})
+            self._merger.add(lane, _impressions(shown, encoded.rows, records.offsets))
+            reasons = shown.reasons
+        else:
+            clicked = self._decoder.clicks(records.values, records.timestamps)
+            self._merger.add(lane, _clicks(clicked, records.offsets))
+            reasons = clicked.reasons
+        self._rejects.setdefault(lane, deque()).extend(
+            Rejected(records.partition, int(records.offsets[i]), int(records.timestamps[i]), reason, records.values[i])
+            for i, reason in sorted(reasons.items())
+        )
+
+    def _settle(self, merged: Facts, report: StepReport) -> None:
+        """Count what was merged, and let its rejects go."""
+        rejected = Counter[tuple[str, str]]()
+        for lane, offset in self._merger.offsets().items():
+            queue = self._rejects.get(lane)
+            while queue and queue[0].offset < offset:
+                reject = queue.popleft()
+                report.rejects.append(reject)
+                rejected[reject.partition.topic, str(reject.reason)] += 1
+        kinds = merged.kind
+        report.read[self._topics[0]] += int((kinds == IMPRESSION).sum())
+        report.read[self._topics[1]] += int((kinds == CLICK).sum())
+        for (topic, _), n in rejected.items():
+            report.read[topic] += n
+        report.rejected += rejected
+        self._rejected += rejected
+        self._read += report.read
+        if self._first_ms is None:
+            self._first_ms = int(merged.ts.min())
+
+    def _learn(self, batches: Iterable[Batch], report: StepReport) -> None:
+        """Predict what arrives, learn what is released, and judge both."""
+        before = {moment: quality.totals() for moment, quality in self.quality.items()}
+        for batch in batches:
+            if not len(batch):
+                continue
+            outcome = self.learner.step(batch.rows, batch.label, batch.weight, batch.learn)
+            predictions = {
+                "impression": self._pending.predicted(batch, outcome.p),
+                "learning": outcome.p,
+                "served": batch.score,
+            }
+            self._judge(predictions, batch, batch.learn & ~outcome.quarantined)
+            lost = batch.label[batch.learn & outcome.quarantined]
+            report.counts["quarantined"] += len(lost)
+            self._quarantined.update("positive" if label else "negative" for label in lost)
+        for moment, (nats, weight, examples) in before.items():
+            now = self.quality[moment].totals()
+            report.losses[moment] = Loss(now[0] - nats, now[1] - weight, now[2] - examples)
+
+    def _judge(self, predictions: Mapping[str, NDArray[np.float32]], batch: Batch, judged: NDArray[np.bool_]) -> None:
+        """Hold the predictions of each moment, where there are any, against the labels."""
+        for moment, quality in self.quality.items():
+            there = judged & ~np.isnan(predictions[moment])
+            quality.observe(predictions[moment][there], batch.label[there], batch.weight[there])
+
+
+class _Rest(Struct):
+    keys: dict[str, int]
+    read: dict[str, int]
+    rejected: list[tuple[str, str, int]]
+    quarantined: dict[str, int]
+    first_time_ms: int | None
+
+
+def _parts(tensors: Tensors) -> dict[str, Tensors]:
+    """Tensors by the part of the pipeline that they belong to: `part.name` -> part -> name."""
+    parts: dict[str, Tensors] = {}
+    for full_name, array in tensors.items():
+        part, name = full_name.rsplit(".", 1)
+        parts.setdefault(part, {})[name] = array
+    return parts
+
+
+def _identities(ids: list[str]) -> NDArray[np.uint64]:
+    """128 bits per id: u64[n, 2]."""
+    return np.column_stack([hash_texts(ids, [len(ids)], _IDENT_SEEDS[i : i + 1]) for i in range(2)])
+
+
+def _kinds(found: Clicks, kind: int) -> NDArray[np.uint8]:
+    kinds = np.full(len(found.ids), kind, np.uint8)
+    kinds[list(found.reasons)] = REJECT
+    return kinds
+
+
+def _impressions(found: Impressions, rows: Rows, offsets: NDArray[np.int64]) -> Facts:
+    return Facts(
+        _kinds(found, IMPRESSION),
+        offsets,
+        _times(found),
+        _identities(found.ids),
+        np.array(found.weights, np.float32),
+        np.array(found.scores, np.float32),
+        rows,
+    )
+
+
+def _clicks(found: Clicks, offsets: NDArray[np.int64]) -> Facts:
+    n = len(found.ids)
+    ones = np.ones(n, np.float32)
+    return Facts(_kinds(found, CLICK), offsets, _times(found), _identities(found.ids), ones, ones, Rows.empty(n))
+
+
+def _times(found: Clicks) -> NDArray[np.int64]:
+    """Event times in ms; a reject has none, and must not move its partition's time."""
+    times = np.array(found.times_ms, np.int64)
+    times[list(found.reasons)] = 0
+    return times
