@@ -73,9 +73,7 @@ class Source(Protocol):
     def partitions(self) -> frozenset[TopicPartition]:
         """All partitions of both topics, as known now; may grow."""
 
-    def poll(
-        self, max_records: int, timeout_ms: int, paused: AbstractSet[TopicPartition] = frozenset()
-    ) -> RecordBatch:
+    def poll(self, max_records: int, timeout_ms: int, paused: AbstractSet[TopicPartition] = frozenset()) -> RecordBatch:
         """At most `max_records` records, none of a `paused` partition; empty after `timeout_ms` without one."""
 
     def positions(self) -> dict[TopicPartition, int]:

@@ -1,0 +1,248 @@
+"""The client of `KafkaSource` on confluent-kafka (librdkafka): several times as fast as kafka-python.
+
+Invariant: no exception of confluent-kafka leaves this module; what librdkafka repairs by itself is not reported.
+
+Three habits of librdkafka shape it. `consume(n)` waits for all n records, so the first is asked for alone. The
+end of a partition is an event (`enable.partition.eof`), which also tells that trailing control records of
+transactions were passed over. A blocking commit has no time limit, so an asynchronous one is awaited here, and
+records that come meanwhile are kept for the next `fetch`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, TypeVar
+
+import confluent_kafka
+import numpy as np
+from confluent_kafka import KafkaError, KafkaException
+
+from online_fm.errors import ConfigError, SourceError
+from online_fm.source.config import ConfluentConfig, reveal
+from online_fm.source.kafka_source import OutOfRangeError
+from online_fm.source.port import Records, TopicPartition
+
+__all__ = ["ConfluentClient", "settings", "translated"]
+
+C = TypeVar("C")
+"""A class of client."""
+
+COMMIT_S = 2.0
+ASK_S = 0.5  # for offsets, while records are polled
+BEGIN_S = 10.0  # for offsets and metadata, before anything is polled
+EARLIEST, LATEST = -2, -1  # asked as timestamps; librdkafka answers for the isolation level
+DEFAULTS: dict[str, Any] = {
+    "client.id": "online-fm",
+    "log_level": 0,  # its errors arrive as events
+    "reconnect.backoff.max.ms": 1000,
+}
+CONSUMER_DEFAULTS: dict[str, Any] = {"fetch.queue.backoff.ms": 10}
+PYTHON_NAMES = {
+    "sasl_plain_username": "sasl.username",
+    "sasl_plain_password": "sasl.password",
+    "ssl_cafile": "ssl.ca.location",
+    "ssl_certfile": "ssl.certificate.location",
+    "ssl_keyfile": "ssl.key.location",
+    "ssl_password": "ssl.key.password",
+    "ssl_crlfile": "ssl.crl.location",
+    "ssl_ciphers": "ssl.cipher.suites",
+}
+REFUSED = frozenset(
+    {
+        KafkaError._AUTHENTICATION,  # noqa: SLF001 - librdkafka's own codes have these public names
+        KafkaError._FATAL,  # noqa: SLF001
+        KafkaError._UNSUPPORTED_FEATURE,  # noqa: SLF001
+        KafkaError.SASL_AUTHENTICATION_FAILED,
+        KafkaError.TOPIC_AUTHORIZATION_FAILED,
+        KafkaError.GROUP_AUTHORIZATION_FAILED,
+        KafkaError.CLUSTER_AUTHORIZATION_FAILED,
+    }
+)
+
+
+def source_error(doing: str, error: KafkaError) -> SourceError:
+    """Our error for librdkafka's; retriable unless the brokers refuse us or the client is lost."""
+    ours = SourceError(f"{doing}: {error.str()}")
+    ours.retriable = not (error.fatal() or error.code() in REFUSED)
+    return ours
+
+
+@contextlib.contextmanager
+def translated(doing: str) -> Iterator[None]:
+    """Turn what confluent-kafka raises into `SourceError`."""
+    try:
+        yield
+    except KafkaException as exc:
+        raise source_error(doing, exc.args[0]) from exc
+    except (RuntimeError, BufferError) as exc:
+        raise SourceError(f"{doing}: {exc}") from exc
+
+
+def settings(config: ConfluentConfig) -> dict[str, Any]:
+    """Settings for any librdkafka client: our defaults, then the user's options under librdkafka's names."""
+    named: dict[str, Any] = {}
+    for name, value in reveal(config.options).items():
+        if name == "ssl_check_hostname":
+            named["ssl.endpoint.identification.algorithm"] = "https" if value else "none"
+        elif name in PYTHON_NAMES:
+            named[PYTHON_NAMES[name]] = value
+        else:
+            named[name if "." in name or name == "log_level" else name.replace("_", ".")] = value
+    return DEFAULTS | named | {"bootstrap.servers": ",".join(config.brokers)}
+
+
+def made(make: Callable[[dict[str, Any]], C], conf: Mapping[str, Any]) -> C:
+    """A client of the class `make`; `ConfigError` for settings that librdkafka refuses."""
+    try:
+        return make(dict(conf))
+    except KafkaException as exc:
+        raise ConfigError(f"source.options: {exc.args[0].str()}") from exc
+    except (TypeError, ValueError) as exc:
+        raise ConfigError(f"source.options: {exc}") from exc
+
+
+class ConfluentClient:
+    """A `Client`: one consumer with partitions assigned by hand."""
+
+    def __init__(self, config: ConfluentConfig) -> None:
+        self._wait_s = BEGIN_S
+        self._ends: dict[TopicPartition, int] = {}
+        self._early: list[Any] = []  # messages that came while a commit was awaited
+        self._gaps: list[TopicPartition] = []
+        self._refused: KafkaError | None = None
+        self._commit_error: KafkaError | None = None
+        self._issued = self._answered = 0  # commits
+        self._hint = f"is a broker running at {', '.join(config.brokers)}, and do source.options fit it?"
+        ours = {
+            "group.id": config.group,
+            "enable.auto.commit": False,
+            "enable.auto.offset.store": False,
+            "auto.offset.reset": "error",
+            "enable.partition.eof": True,
+            "allow.auto.create.topics": False,
+            "error_cb": self._on_error,
+            "on_commit": self._on_commit,
+        }
+        self._consumer = made(confluent_kafka.Consumer, CONSUMER_DEFAULTS | settings(config) | ours)
+
+    def partitions(self, topics: Sequence[str]) -> frozenset[TopicPartition]:
+        return frozenset(TopicPartition(topic, p) for topic in topics for p in self._numbers(topic))
+
+    def assign(self, positions: Mapping[TopicPartition, int]) -> None:
+        self._early.clear()
+        self._gaps.clear()
+        self._ends.clear()
+        theirs = [confluent_kafka.TopicPartition(*p, o) for p, o in positions.items()]
+        with translated("assigning partitions"):
+            self._consumer.assign(theirs)
+            if theirs:
+                self._consumer.resume(theirs)
+
+    def fetch(self, max_records: int, timeout_ms: int) -> list[Records]:
+        self._wait_s = ASK_S
+        if self._gaps:
+            raise OutOfRangeError(self._gaps.pop())
+        with translated("reading records"):
+            messages = self._early or self._consumer.consume(1, timeout_ms / 1000)
+            self._early = []
+            if messages:
+                messages += self._consumer.consume(max_records, 0)
+        if self._refused is not None:
+            refused, self._refused = self._refused, None
+            raise source_error("reading records", refused)
+        return [_chunk(p, records) for p, records in self._sorted(messages).items()]
+
+    def position(self, partition: TopicPartition) -> int:
+        return self._ends.get(partition, 0)
+
+    def first_offsets(self, partitions: Iterable[TopicPartition]) -> dict[TopicPartition, int]:
+        return self._offsets(EARLIEST, partitions)
+
+    def end_offsets(self, partitions: Iterable[TopicPartition]) -> dict[TopicPartition, int]:
+        return self._offsets(LATEST, partitions)
+
+    def pause(self, partition: TopicPartition) -> None:
+        with translated("pausing"):
+            self._consumer.pause([confluent_kafka.TopicPartition(*partition)])
+
+    def resume(self, partition: TopicPartition) -> None:
+        with translated("resuming"):
+            self._consumer.resume([confluent_kafka.TopicPartition(*partition)])
+
+    def commit(self, offsets: Mapping[TopicPartition, int]) -> None:
+        theirs = [confluent_kafka.TopicPartition(*p, o) for p, o in offsets.items()]
+        deadline = time.monotonic() + COMMIT_S
+        with translated("committing offsets"):
+            self._consumer.commit(offsets=theirs, asynchronous=True)
+            self._issued += 1
+            while self._answered < self._issued and time.monotonic() < deadline:
+                self._early += self._consumer.consume(1, 0.05)
+        if self._answered < self._issued:
+            raise SourceError("committing offsets: no answer from the brokers")
+        if self._commit_error is not None:
+            raise source_error("committing offsets", self._commit_error)
+
+    def close(self) -> None:
+        with translated("closing"):
+            self._consumer.close()
+
+    def _numbers(self, topic: str) -> list[int]:
+        try:
+            with translated("asking for partitions"):
+                described = self._consumer.list_topics(topic, timeout=self._wait_s).topics[topic]
+        except SourceError as exc:
+            self._early += self._consumer.consume(1, 0)  # lets librdkafka tell why
+            if self._refused is not None:
+                raise source_error("asking for partitions", self._refused) from exc
+            exc.hint = self._hint
+            raise
+        if described.error is not None and described.error.code() in REFUSED:
+            raise source_error(f"topic {topic}", described.error)
+        return list(described.partitions)
+
+    def _sorted(self, messages: list[Any]) -> dict[TopicPartition, list[Any]]:
+        """The messages that are records, by partition; the others are noted."""
+        records: dict[TopicPartition, list[Any]] = {}
+        for message in messages:
+            partition = TopicPartition(message.topic(), message.partition())
+            error = message.error()
+            if error is None:
+                records.setdefault(partition, []).append(message)
+            elif error.code() == KafkaError._PARTITION_EOF:  # noqa: SLF001
+                self._ends[partition] = message.offset()
+            elif error.code() == KafkaError._AUTO_OFFSET_RESET:  # noqa: SLF001
+                self._gaps.append(partition)
+            else:
+                self._on_error(error)
+        return records
+
+    def _offsets(self, spec: int, partitions: Iterable[TopicPartition]) -> dict[TopicPartition, int]:
+        asked = [confluent_kafka.TopicPartition(*p, spec) for p in partitions]
+        if not asked:
+            return {}
+        with translated("asking for offsets"):
+            answered = self._consumer.offsets_for_times(asked, timeout=self._wait_s)
+        for a in answered:
+            if a.error is not None:
+                raise source_error(f"asking for offsets of {a.topic}-{a.partition}", a.error)
+        return {TopicPartition(a.topic, a.partition): a.offset for a in answered}
+
+    def _on_error(self, error: KafkaError) -> None:
+        if error.fatal() or error.code() in REFUSED:
+            self._refused = error
+
+    def _on_commit(self, error: KafkaError | None, partitions: list[Any]) -> None:
+        self._answered += 1
+        self._commit_error = error or next((p.error for p in partitions if p.error), None)
+
+
+def _chunk(partition: TopicPartition, messages: list[Any]) -> Records:
+    n = len(messages)
+    return Records(
+        partition,
+        np.fromiter((m.offset() for m in messages), np.int64, n),
+        np.fromiter((m.timestamp()[1] for m in messages), np.int64, n),
+        [m.value() or b"" for m in messages],
+    )

@@ -1,0 +1,198 @@
+"""The client of `KafkaSource` on kafka-python 3: pure Python, always installed.
+
+Invariant: no exception of kafka-python leaves this module. `poll` is called for at most 2,000 records and 500 ms
+at a time; it blocks no longer while the brokers are away, and goes on by itself when they are back.
+
+The defaults below are what makes it survive a broker restart: with kafka-python's own, a commit blocks for 20 s
+and more, and reconnecting backs off up to 30 s. Metadata is asked for with an admin client, because the consumer's
+own question for topics cannot be given a time limit.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, TypeVar
+
+import kafka
+import numpy as np
+from kafka import errors as kafka_errors
+from kafka.structs import OffsetAndMetadata
+
+from online_fm.errors import ConfigError, SourceError
+from online_fm.source.config import KafkaPythonConfig, reveal
+from online_fm.source.kafka_source import OutOfRangeError
+from online_fm.source.port import Records, TopicPartition
+
+__all__ = ["KafkaPythonClient", "connected", "translated"]
+
+C = TypeVar("C")
+"""A class of client."""
+
+COMMIT_MS = 2000
+ASK_MS = 500  # for offsets, while records are polled
+BEGIN_MS = 10_000  # for offsets and metadata, before anything is polled
+ADMIN_MS = 5000
+BACKOFF_S = 0.05
+DEFAULTS: dict[str, Any] = {
+    "bootstrap_timeout_ms": 10_000,
+    "reconnect_backoff_max_ms": 1000,
+    "metadata_max_age_ms": 30_000,
+    "request_timeout_ms": 10_000,
+    "client_id": "online-fm",
+}
+
+
+@contextlib.contextmanager
+def translated(doing: str) -> Iterator[None]:
+    """Turn what kafka-python and its sockets raise into `SourceError`."""
+    try:
+        yield
+    except kafka_errors.KafkaError as exc:
+        error = SourceError(f"{doing}: {exc}")
+        error.retriable = exc.retriable
+        raise error from exc
+    except OSError as exc:
+        raise SourceError(f"{doing}: {exc}") from exc
+
+
+def connected(make: Callable[..., C], config: KafkaPythonConfig, **ours: object) -> C:
+    """A kafka-python client made by its class `make`: our defaults, the user's options, then what is ours.
+
+    Options that this class of client does not know, as a consumer's are not a producer's, are left out, but not
+    those that none knows.
+    """
+    _quiet()
+    options = reveal(config.options)
+    consumer, producer = kafka.KafkaConsumer.DEFAULT_CONFIG, kafka.KafkaProducer.DEFAULT_CONFIG
+    for name in options:
+        if name not in consumer and name not in producer:
+            raise ConfigError(f"source.options.{name}: kafka-python has no such option")
+    known = {k: v for k, v in (DEFAULTS | options).items() if k in vars(make)["DEFAULT_CONFIG"]}
+    try:
+        with translated(f"connecting to {', '.join(config.brokers)}"):
+            return make(bootstrap_servers=list(config.brokers), **(known | ours))
+    except SourceError as exc:
+        if isinstance(exc.__cause__, kafka_errors.KafkaConfigurationError):
+            raise ConfigError(f"source.options: {exc.__cause__}") from exc
+        exc.hint = "is a broker running there, and do source.options say how it wants to be spoken to?"
+        raise
+    except (ValueError, TypeError, AssertionError) as exc:
+        raise ConfigError(f"source.options: {exc}") from exc
+
+
+class KafkaPythonClient:
+    """A `Client`: one consumer with partitions assigned by hand, one admin client for metadata."""
+
+    def __init__(self, config: KafkaPythonConfig) -> None:
+        self._wait_ms = BEGIN_MS
+        self._consumer = connected(
+            kafka.KafkaConsumer,
+            config,
+            group_id=config.group,
+            enable_auto_commit=False,
+            auto_offset_reset="none",
+            allow_auto_create_topics=False,
+        )
+        try:
+            self._admin = connected(kafka.KafkaAdminClient, config, request_timeout_ms=ADMIN_MS)
+        except BaseException:
+            self._consumer.close(autocommit=False, timeout_ms=0)
+            raise
+
+    def partitions(self, topics: Sequence[str]) -> frozenset[TopicPartition]:
+        with translated("asking for partitions"):
+            described = self._admin.describe_topics(list(topics))
+        for topic in described:
+            error = kafka_errors.for_code(topic["error_code"])
+            if issubclass(error, kafka_errors.AuthorizationError | kafka_errors.InvalidTopicError):
+                refused = SourceError(f"topic {topic['name']}: {error.description}")
+                refused.retriable = False
+                raise refused
+        return frozenset(
+            TopicPartition(topic["name"], partition["partition_index"])
+            for topic in described
+            for partition in topic["partitions"]
+        )
+
+    def assign(self, positions: Mapping[TopicPartition, int]) -> None:
+        with translated("assigning partitions"):
+            self._consumer.assign([kafka.TopicPartition(*p) for p in positions])
+            for partition, offset in positions.items():
+                self._consumer.seek(kafka.TopicPartition(*partition), offset)
+                self._consumer.resume(kafka.TopicPartition(*partition))
+
+    def fetch(self, max_records: int, timeout_ms: int) -> list[Records]:
+        self._wait_ms = ASK_MS
+        try:
+            polled = self._consumer.poll(timeout_ms=timeout_ms, max_records=max_records)
+        except kafka_errors.OffsetOutOfRangeError as exc:
+            raise OutOfRangeError(TopicPartition(*next(iter(exc.args[0])))) from exc
+        except kafka_errors.RetriableError:
+            time.sleep(min(BACKOFF_S, timeout_ms / 1000))
+            return []
+        except (kafka_errors.KafkaError, OSError):
+            with translated("reading records"):
+                raise
+        return [_chunk(TopicPartition(*p), records) for p, records in polled.items() if records]
+
+    def position(self, partition: TopicPartition) -> int:
+        with translated("asking for a position"):
+            position = self._consumer.position(kafka.TopicPartition(*partition), timeout_ms=ASK_MS)
+        return int(position or 0)
+
+    def first_offsets(self, partitions: Iterable[TopicPartition]) -> dict[TopicPartition, int]:
+        return self._offsets(self._consumer.beginning_offsets, partitions)
+
+    def end_offsets(self, partitions: Iterable[TopicPartition]) -> dict[TopicPartition, int]:
+        return self._offsets(self._consumer.end_offsets, partitions)
+
+    def pause(self, partition: TopicPartition) -> None:
+        self._consumer.pause(kafka.TopicPartition(*partition))
+
+    def resume(self, partition: TopicPartition) -> None:
+        self._consumer.resume(kafka.TopicPartition(*partition))
+
+    def commit(self, offsets: Mapping[TopicPartition, int]) -> None:
+        whole = {kafka.TopicPartition(*p): OffsetAndMetadata(o, "", -1) for p, o in offsets.items()}
+        with translated("committing offsets"):
+            self._consumer.commit(whole, timeout_ms=COMMIT_MS)
+
+    def close(self) -> None:
+        with translated("closing"):
+            try:
+                self._consumer.close(autocommit=False, timeout_ms=ASK_MS)
+            finally:
+                self._admin.close()
+
+    def _offsets(
+        self, ask: Callable[..., dict[Any, int]], partitions: Iterable[TopicPartition]
+    ) -> dict[TopicPartition, int]:
+        theirs = [kafka.TopicPartition(*p) for p in partitions]
+        if not theirs:
+            return {}
+        with translated("asking for offsets"):
+            try:
+                offsets = ask(theirs, timeout_ms=self._wait_ms)
+            except KeyError as exc:  # how kafka-python says that a partition has no answer
+                raise SourceError(f"asking for offsets: no answer for {exc}") from exc
+        return {TopicPartition(*p): int(offset) for p, offset in offsets.items()}
+
+
+def _chunk(partition: TopicPartition, records: list[Any]) -> Records:
+    n = len(records)
+    return Records(
+        partition,
+        np.fromiter((r.offset for r in records), np.int64, n),
+        np.fromiter((r.timestamp for r in records), np.int64, n),
+        [r.value or b"" for r in records],
+    )
+
+
+def _quiet() -> None:
+    """Keep kafka-python's own log, an error per attempt to reconnect, out of ours unless someone asked for it."""
+    log = logging.getLogger("kafka")
+    if log.level == logging.NOTSET:
+        log.setLevel(logging.CRITICAL)

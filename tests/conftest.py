@@ -1,0 +1,28 @@
+"""Fixtures that several rooms share."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+import pytest
+from broker import Broker, missing_tools
+
+
+@pytest.fixture(scope="session")
+def running_broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:
+    broker = Broker(tmp_path_factory.mktemp("kafka"))
+    broker.start()
+    yield broker
+    broker.stop()
+
+
+@pytest.fixture
+def kafka(request: pytest.FixtureRequest) -> Broker:
+    """A real broker; without Java and Maven the test is skipped, or fails where CI=true."""
+    missing = missing_tools()
+    if missing is None:
+        return request.getfixturevalue("running_broker")
+    if os.environ.get("CI") == "true":
+        pytest.fail(missing)
+    return pytest.skip(missing)
