@@ -1,0 +1,51 @@
+"""Lanes as NumPy slices: the same names and meaning as `lanes_llvm`, readable and slow."""
+
+from __future__ import annotations
+
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["Lanes", "load", "prefetch", "shrink", "sqrt", "store", "total", "where_nonzero", "zeros"]
+
+Lanes: TypeAlias = NDArray[np.float32]
+
+
+def zeros(n: int) -> Lanes:
+    """`n` lanes (a constant) of 0."""
+    return np.zeros(n, np.float32)
+
+
+def load(array: NDArray[np.float32], at: int, like: Lanes) -> Lanes:
+    """The lanes at `array[at:]`, as many as `like` has."""
+    return array[at : at + len(like)].copy()
+
+
+def store(array: NDArray[np.float32], at: int, lanes: Lanes) -> None:
+    """`array[at:at + n] = lanes`."""
+    array[at : at + len(lanes)] = lanes
+
+
+def prefetch(array: NDArray[Any], at: int) -> None:
+    """Ask for the cache line of `array[at]`: nothing to do here."""
+
+
+def total(lanes: Lanes) -> float:
+    """The sum of the lanes in float64."""
+    return float(lanes.sum(dtype=np.float64))
+
+
+def sqrt(lanes: Lanes) -> Lanes:
+    """The square root of each lane."""
+    return np.sqrt(lanes)
+
+
+def shrink(lanes: Lanes, by: np.float32) -> Lanes:
+    """sgn(z) max(|z| - by, 0): each lane moved `by` towards 0, and no further."""
+    return np.copysign(np.maximum(np.abs(lanes) - by, np.float32(0.0)), lanes)
+
+
+def where_nonzero(test: Lanes, then: Lanes, otherwise: Lanes) -> Lanes:
+    """`then` in the lanes where `test` is not 0, `otherwise` in the rest."""
+    return np.where(test != 0, then, otherwise)

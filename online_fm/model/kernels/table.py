@@ -1,0 +1,173 @@
+"""The table's kernels: from (field, key) to a slot, with exact keys, and the initial value of a new feature.
+
+A tag is `field << 32 | key`. The index is an open-addressing hash table of pairs (tag, slot + 1), 0 where empty,
+interleaved so that a probe is one cache line; linear probing at a load of at most one half. The tag is compared,
+so two features never share a record: collisions cost more log-loss than any tuning wins back.
+
+`resolve` is one pass over a batch before it is learned. Rows that will be learned insert what they bring; the others
+only look up, and so see exactly what an earlier learned row inserted. Slot -1 is a feature without a record: it
+contributes its initial value and does not learn.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+from numba import njit, types
+
+from online_fm.model.kernels import F32, FINGERPRINT, I32, I64, INLINE, KERNEL, U16, U32, U64, Bool, array_of
+from online_fm.model.kernels.lanes import prefetch
+
+__all__ = ["draw", "make_table", "tag_of"]
+
+AHEAD = 16
+
+
+@njit(**INLINE)
+def tag_of(fld: np.uint16, key: np.uint32) -> np.uint64:
+    """`field << 32 | key`."""
+    return (np.uint64(fld) << np.uint64(32)) | np.uint64(key)
+
+
+@njit(**INLINE)
+def mix(x: np.uint64) -> np.uint64:
+    """The finalizer of splitmix64 (Steele, Lea, Flood, OOPSLA 2014): a bijection whose bits look random."""
+    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return x ^ (x >> np.uint64(31))
+
+
+@njit(**INLINE)
+def draw(tag: np.uint64, seed: np.uint64, sd: float, array: F32, at: int, n: int) -> None:
+    """Write a feature's n initial factors to `array[at:]`: a function of (seed, tag, component) and nothing else.
+
+    Component c is the sum of the four 16-bit lanes of mix(mix(tag ^ mix(seed)) + c golden), centred and scaled to
+    the standard deviation `sd`: near enough to normal (excess kurtosis -.3), and bounded by 3.5 sd.
+    """
+    golden = np.uint64(0x9E3779B97F4A7C15)
+    low = np.uint64(0xFFFF)
+    x = mix((tag ^ mix(seed + golden)) + golden)
+    scale = sd / 37837.22
+    for c in range(n):
+        x += golden
+        y = mix(x)
+        lanes = (y & low) + ((y >> np.uint64(16)) & low) + ((y >> np.uint64(32)) & low) + (y >> np.uint64(48))
+        array[at + c] = np.float32((np.float64(lanes) - 131070.0) * scale)
+
+
+@njit(**INLINE)
+def _home(tag: np.uint64, index: U64) -> np.uint64:
+    """Where a probe for the tag begins."""
+    return mix(tag) & np.uint64(index.size // 2 - 1)
+
+
+@njit(**INLINE)
+def _place(tag: np.uint64, index: U64) -> np.uint64:
+    """The place of the tag in the index, or the empty one where it belongs."""
+    mask = np.uint64(index.size // 2 - 1)
+    place = _home(tag, index)
+    while index[np.uint64(2) * place + np.uint64(1)] != 0 and index[np.uint64(2) * place] != tag:
+        place = (place + np.uint64(1)) & mask
+    return np.uint64(2) * place
+
+
+@njit(**INLINE)
+def _ask_ahead(fld: U16, key: U32, j: int, index: U64) -> None:
+    ahead = j + AHEAD
+    if ahead < fld.size:
+        prefetch(index, 2 * int(_home(tag_of(fld[ahead], key[ahead]), index)))
+
+
+def make_table(fingerprint: int = FINGERPRINT) -> tuple[Callable[..., int], Callable[..., None], Callable[..., int]]:
+    """Compile (resolve, lookup, rehash)."""
+    index, tags = array_of(types.uint64), array_of(types.uint64)
+    fld, key, slot = array_of(types.uint16), array_of(types.uint32), array_of(types.int32, written=True)
+
+    @njit(
+        types.int64(
+            array_of(types.int64),
+            fld,
+            key,
+            array_of(types.boolean),
+            types.int64,
+            array_of(types.uint64, written=True),
+            array_of(types.uint64, written=True),
+            array_of(types.int64, written=True),
+            array_of(types.float32, written=True, dims=2),
+            types.boolean,
+            types.int64,
+            types.int64,
+            types.uint64,
+            types.float64,
+            slot,
+        ),
+        **KERNEL,
+    )
+    def resolve(
+        ptr: I64,
+        fld: U16,
+        key: U32,
+        learn: Bool,
+        row: int,
+        index: U64,
+        tags: U64,
+        counts: I64,
+        records: F32,
+        growable: bool,
+        v_at: int,
+        n_v: int,
+        seed: np.uint64,
+        sd: float,
+        slot: I32,
+    ) -> int:
+        """Fill `slot` for the rows from `row` on; return the row before which the table must grow, or n.
+
+        counts i64[2]: features, and features of learned rows that found no place. records f32[capacity, stride], of
+        which all unused ones are 0; factors lie at `v_at`, `n_v` of them.
+        """
+        _ = fingerprint
+        flat = records.reshape(records.size)
+        capacity, stride = records.shape
+        for i in range(row, ptr.size - 1):
+            if growable and learn[i] and counts[0] + ptr[i + 1] - ptr[i] > capacity:
+                return i
+            for j in range(ptr[i], ptr[i + 1]):
+                _ask_ahead(fld, key, j, index)
+                tag = tag_of(fld[j], key[j])
+                place = _place(tag, index)
+                found = np.int64(index[place + np.uint64(1)]) - 1
+                if found < 0 and learn[i]:
+                    if counts[0] < capacity:
+                        found = counts[0]
+                        counts[0] += 1
+                        index[place] = tag
+                        index[place + np.uint64(1)] = np.uint64(found + 1)
+                        tags[found] = tag
+                        draw(tag, seed, sd, flat, found * stride + v_at, n_v)
+                    else:
+                        counts[1] += 1
+                slot[j] = found
+        return ptr.size - 1
+
+    @njit(types.void(fld, key, index, slot), **KERNEL)
+    def lookup(fld: U16, key: U32, index: U64, slot: I32) -> None:
+        """Fill `slot` without inserting anything."""
+        _ = fingerprint
+        for j in range(fld.size):
+            _ask_ahead(fld, key, j, index)
+            slot[j] = np.int64(index[_place(tag_of(fld[j], key[j]), index) + np.uint64(1)]) - 1
+
+    @njit(types.int64(tags, array_of(types.uint64, written=True)), **KERNEL)
+    def rehash(tags: U64, index: U64) -> int:
+        """Enter `tags` into an empty index in order; return how many came before the first repeated one."""
+        _ = fingerprint
+        for slot in range(tags.size):
+            place = _place(tags[slot], index)
+            if index[place + np.uint64(1)] != 0:
+                return slot
+            index[place] = tags[slot]
+            index[place + np.uint64(1)] = np.uint64(slot + 1)
+        return tags.size
+
+    return resolve, lookup, rehash
