@@ -34,9 +34,10 @@ from online_fm.join.pending import Batch, JoinConfig, Pending
 from online_fm.model.config import ModelConfig
 from online_fm.model.learner import Learner
 from online_fm.quality import Quality, QualityConfig
+from online_fm.source.dead_letter import DeadLetter
 from online_fm.source.port import RecordBatch, Records, TopicPartition
 
-__all__ = ["LearningConfig", "Loss", "Pipeline", "PipelineState", "Rejected", "StepReport"]
+__all__ = ["LearningConfig", "Loss", "Pipeline", "PipelineState", "StepReport"]
 
 _IDENT_SEEDS = np.array([0, 0x9E3779B97F4A7C15], np.uint64)  # two hashes make 128 bits of an id
 _AHEAD = 4  # batches that a partition may be ahead of the others before it is paused
@@ -53,16 +54,6 @@ class LearningConfig(Struct, frozen=True, kw_only=True):
     join: JoinConfig
     model: ModelConfig
     quality: QualityConfig
-
-
-class Rejected(NamedTuple):
-    """A record that could not be used, as it came; timestamp in ms."""
-
-    partition: TopicPartition
-    offset: int
-    timestamp: int
-    reason: Reason
-    value: bytes
 
 
 class Loss(NamedTuple):
@@ -83,7 +74,7 @@ class StepReport:
     rejected: Counter[tuple[str, str]] = field(default_factory=Counter)
     counts: Counter[str] = field(default_factory=Counter)
     flaws: Counter[str] = field(default_factory=Counter)
-    rejects: list[Rejected] = field(default_factory=list)
+    rejects: list[DeadLetter] = field(default_factory=list)
     losses: dict[str, Loss] = field(default_factory=dict)
 
 
@@ -109,7 +100,7 @@ class Pipeline:
         self.learner = Learner(config.model, len(self._encoder.fields))
         moments = ("impression", "learning", "served") if config.events.impression.score else ("impression", "learning")
         self.quality = {moment: Quality(config.quality.window) for moment in moments}
-        self._rejects: dict[Lane, deque[Rejected]] = {}
+        self._rejects: dict[Lane, deque[DeadLetter]] = {}
         self._read: Counter[str] = Counter()
         self._rejected: Counter[tuple[str, str]] = Counter()
         self._quarantined: Counter[str] = Counter()
@@ -255,7 +246,9 @@ class Pipeline:
             self._merger.add(lane, _clicks(clicked, records.offsets))
             reasons = clicked.reasons
         self._rejects.setdefault(lane, deque()).extend(
-            Rejected(records.partition, int(records.offsets[i]), int(records.timestamps[i]), reason, records.values[i])
+            DeadLetter(
+                *records.partition, int(records.offsets[i]), int(records.timestamps[i]), reason, records.values[i]
+            )
             for i, reason in sorted(reasons.items())
         )
 
@@ -267,7 +260,7 @@ class Pipeline:
             while queue and queue[0].offset < offset:
                 reject = queue.popleft()
                 report.rejects.append(reject)
-                rejected[reject.partition.topic, str(reject.reason)] += 1
+                rejected[reject.topic, str(reject.reason)] += 1
         kinds = merged.kind
         report.read[self._topics[0]] += int((kinds == IMPRESSION).sum())
         report.read[self._topics[1]] += int((kinds == CLICK).sum())

@@ -1,0 +1,200 @@
+"""The worker: the loop that drives a pipeline from a source, for months.
+
+One turn: poll, step, keep the rejects, tell the metrics, and commit a checkpoint where one is due. Whatever is not
+foreseen ends the process before the next commit, and the next start goes on from the last one.
+
+Time for windows is the wall clock at start plus monotonic time since, so that setting the clock closes no window.
+A bounded source (files that are not followed) ends the run when all is read; windows then stay open, because event
+time has not passed them: `replay --drain` closes them.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from threading import Event
+from typing import Annotated
+
+import structlog
+from msgspec import Meta, Struct
+
+from online_fm.errors import SourceError, StoreError
+from online_fm.source.dead_letter import DeadLetters
+from online_fm.source.port import Source
+from online_fm.telemetry.health import Health
+from online_fm.telemetry.metrics import WorkerMetrics
+from online_fm.train.checkpoint import Checkpoints
+from online_fm.train.pipeline import Pipeline, StepReport
+
+__all__ = ["TrainConfig", "Worker", "WorkerParts"]
+
+_GAUGES_EVERY_S = 1.0  # quality and lag are worth a look a second, not a look a batch
+
+_log = structlog.get_logger("worker")
+
+
+class TrainConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How the worker reads: at most `batch_records` a turn, waiting at most `poll_ms` for the first.
+
+    A batch of 5,000 is a tenth of a second of work, and costs per event what larger ones cost.
+    """
+
+    batch_records: Annotated[int, Meta(ge=1, le=1_000_000)] = 5_000
+    poll_ms: Annotated[int, Meta(ge=1, le=500)] = 200
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerParts:
+    """What a worker is plugged together from."""
+
+    source: Source
+    pipeline: Pipeline
+    dead_letters: DeadLetters
+    checkpoints: Checkpoints
+    metrics: WorkerMetrics
+    health: Health
+
+
+class Worker:
+    """Runs until it is told to stop, or a bounded source has ended."""
+
+    def __init__(
+        self,
+        parts: WorkerParts,
+        config: TrainConfig,
+        *,
+        checkpoint_interval_s: float,
+        bounded: bool = False,
+        on_report: Callable[[StepReport], None] | None = None,
+    ) -> None:
+        self._parts, self._config = parts, config
+        self._interval_s, self._bounded = checkpoint_interval_s, bounded
+        self._on_report = on_report
+        self._start_ms = round(time.time() * 1000) - round(time.monotonic() * 1000)
+        self._committed_s = self._gauged_s = time.monotonic()
+        self._changed = False
+        self._losses = {"retention": 0, "max_pending": 0, "max_features": 0}
+
+    def run(self, stop: Event) -> None:
+        """Restore, then turn until `stop` is set; the last thing is a checkpoint."""
+        self._restore()
+        while not stop.is_set() and not self._turn():
+            pass
+        self._parts.health.stop()
+        self._gauges()
+        if self._changed:
+            self._commit()
+        _log.info("stopped", stream_time_ms=self._parts.pipeline.stream_time_ms, **self._parts.pipeline.counts())
+
+    def _now_ms(self) -> int:
+        return self._start_ms + round(time.monotonic() * 1000)
+
+    def _restore(self) -> None:
+        parts = self._parts
+        manifest, refused = parts.checkpoints.restore(parts.pipeline)
+        for problem in refused:
+            _log.error("checkpoint refused, an older one is used", file=problem.name, why=problem.why)
+        counts = parts.pipeline.counts()
+        self._losses["max_pending"] = counts["dropped"] + counts["dropped_clicks"]
+        self._losses["max_features"] = parts.pipeline.learner.overflowed
+        parts.source.seek(parts.pipeline.offsets())
+        parts.pipeline.assign(parts.source.positions())
+        if manifest is None:
+            _log.info("first start", partitions=len(parts.source.partitions()))
+        else:
+            parts.metrics.snapshot(manifest.version, manifest.created_ms)
+            _log.info("restored", checkpoint=manifest.version, learned=manifest.counts.get("learned", 0))
+
+    def _turn(self) -> bool:
+        """One turn of the loop; true where a bounded source has ended."""
+        parts = self._parts
+        batch = parts.source.poll(self._config.batch_records, self._config.poll_ms, parts.pipeline.ahead())
+        parts.pipeline.assign(parts.source.positions())
+        began_s = time.monotonic()
+        report = parts.pipeline.step(batch, self._now_ms())
+        parts.dead_letters.write(report.rejects)
+        self._changed |= bool(report.merged or report.counts.total())
+        now_s = time.monotonic()
+        self._tell(report, now_s - began_s)
+        if self._on_report is not None:
+            self._on_report(report)
+        if now_s - self._gauged_s >= _GAUGES_EVERY_S:
+            self._gauges()
+        if self._changed and now_s - self._committed_s >= self._interval_s:
+            self._try_commit()
+        return self._bounded and self._all_read(len(batch))
+
+    def _all_read(self, n: int) -> bool:
+        return n == 0 and not self._parts.pipeline.waiting() and not any(self._parts.source.lag().values())
+
+    def _tell(self, report: StepReport, seconds: float) -> None:
+        """Metrics and health, once a batch."""
+        metrics, pipeline = self._parts.metrics, self._parts.pipeline
+        metrics.records(report.read, report.rejected)
+        metrics.dead_letters(len(report.rejects))
+        metrics.events(report.counts)
+        metrics.feature_flaws(**{name: report.flaws[name] for name in ("unknown", "missing", "truncated")})
+        metrics.pending(pipeline.pending)
+        for moment, loss in report.losses.items():
+            metrics.loss(moment, nats=loss.nats, weight=loss.weight, examples=loss.examples)
+        if report.records:
+            metrics.step(seconds, report.records)
+        lag = sum(self._parts.source.lag().values()) + pipeline.waiting()
+        self._parts.health.beat(time.monotonic(), read=report.merged, lag=lag)
+
+    def _gauges(self) -> None:
+        """What is worth a look a second."""
+        parts = self._parts
+        self._gauged_s = time.monotonic()
+        parts.metrics.lag({(topic, number): n for (topic, number), n in parts.source.lag().items()})
+        parts.metrics.stream_time(parts.pipeline.stream_time_ms, self._now_ms())
+        parts.metrics.model(parts.pipeline.learner.features, parts.pipeline.config.model.max_features)
+        for moment, quality in parts.pipeline.quality.items():
+            parts.metrics.quality(moment, "start", asdict(quality.since_start()))
+            parts.metrics.quality(moment, "window", asdict(quality.window()))
+        self._alarm()
+
+    def _alarm(self) -> None:
+        """What was lost since the last look: counted, and told at the level that wakes somebody."""
+        parts = self._parts
+        counts = parts.pipeline.counts()
+        losses = {
+            "retention": parts.source.lost,
+            "max_pending": counts["dropped"] + counts["dropped_clicks"],
+            "max_features": parts.pipeline.learner.overflowed,
+        }
+        new = {name: n - self._losses[name] for name, n in losses.items()}
+        self._losses = losses
+        parts.metrics.lost(new["retention"])
+        parts.metrics.overflow(new["max_features"])
+        if new["retention"]:
+            _log.error("records were lost to retention before they were read", records=new["retention"])
+        if new["max_pending"]:
+            _log.error("join.max_pending is reached: events are dropped", events=new["max_pending"])
+        if new["max_features"]:
+            _log.warning("model.max_features is reached: new features do not learn", features=new["max_features"])
+
+    def _try_commit(self) -> None:
+        """A checkpoint; where it fails, the loop goes on and the next one is tried after the same time."""
+        try:
+            self._commit()
+        except (StoreError, SourceError) as problem:
+            self._committed_s = time.monotonic()
+            self._parts.metrics.checkpoint_failed()
+            self._parts.health.checkpoint_failed(self._committed_s)
+            _log.error("checkpoint failed", why=str(problem))
+
+    def _commit(self) -> None:
+        parts = self._parts
+        began_s = time.monotonic()
+        done = parts.checkpoints.commit(parts.pipeline, parts.source, parts.dead_letters, self._now_ms())
+        self._committed_s = time.monotonic()
+        self._changed = False
+        for trouble in done.troubles:
+            parts.metrics.commit_failed()
+            _log.warning("after the checkpoint", why=str(trouble))
+        parts.metrics.checkpoint(done.version, self._committed_s - began_s, done.size_bytes, self._now_ms())
+        parts.metrics.snapshot(done.version, self._now_ms())
+        parts.health.checkpoint_kept()
+        _log.info("checkpoint", version=done.version, learned=parts.pipeline.counts()["learned"])
