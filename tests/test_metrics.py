@@ -39,7 +39,7 @@ def test_counts_of_several_batches_add_up(worker):
 
 
 def test_every_outcome_is_there_from_the_start_so_that_its_first_increase_is_a_rate(worker, serving):
-    assert [value(worker, "events_total", outcome=outcome) for outcome in OUTCOMES] == [0] * 12
+    assert [value(worker, "events_total", outcome=outcome) for outcome in OUTCOMES] == [0] * 13
     assert [value(worker, "log_loss_nats_total", moment=moment) for moment in MOMENTS] == [0] * 3
     assert [value(serving, "serve_load_failures_total", reason=reason) for reason in REFUSALS] == [0, 0]
 

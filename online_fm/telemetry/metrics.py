@@ -51,6 +51,7 @@ OUTCOMES: Final = (
     "duplicate_clicks",
     "late_clicks",
     "outside_window",
+    "dropped_clicks",
 )
 MOMENTS: Final = ("impression", "learning", "served")
 SPANS: Final = ("start", "window")
