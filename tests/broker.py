@@ -23,7 +23,8 @@ QUIET = {"log_level": 0}
 
 def missing_tools() -> str | None:
     """What this machine lacks for a broker, in one line; None where it has all."""
-    java = shutil.which("java", path=_java_path())
+    home = os.environ.get("JAVA_HOME")
+    java = shutil.which("java", path=f"{home}/bin" if home else None)
     if java is None or not (libs().is_dir() or shutil.which("mvn")):
         return "Kafka tests need Java 17 or newer and Maven (Debian: apt install openjdk-17-jre-headless maven)"
     said = subprocess.run([java, "-version"], capture_output=True, text=True, check=False).stderr

@@ -26,3 +26,8 @@ def kafka(request: pytest.FixtureRequest) -> Broker:
     if os.environ.get("CI") == "true":
         pytest.fail(missing)
     return pytest.skip(missing)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """kafka-python reads its schemas by functions of importlib that Python 3.11 and 3.12 deprecate."""
+    config.addinivalue_line("filterwarnings", "ignore:(read|open)_text is deprecated:DeprecationWarning")

@@ -2,10 +2,11 @@
 
 Invariant: no exception of confluent-kafka leaves this module; what librdkafka repairs by itself is not reported.
 
-Three habits of librdkafka shape it. `consume(n)` waits for all n records, so the first is asked for alone. The
+Four habits of librdkafka shape it. `consume(n)` waits for all n records, so the first is asked for alone. The
 end of a partition is an event (`enable.partition.eof`), which also tells that trailing control records of
 transactions were passed over. A blocking commit has no time limit, so an asynchronous one is awaited here, and
-records that come meanwhile are kept for the next `fetch`.
+records that come meanwhile are kept for the next `fetch`. An answer waits behind the fetch that waits for records on
+the same connection, so topics and offsets are asked for by an admin client, which has its own.
 """
 
 from __future__ import annotations
@@ -17,7 +18,8 @@ from typing import Any, TypeVar
 
 import confluent_kafka
 import numpy as np
-from confluent_kafka import KafkaError, KafkaException
+from confluent_kafka import IsolationLevel, KafkaError, KafkaException
+from confluent_kafka import admin as confluent_admin
 
 from online_fm.errors import ConfigError, SourceError
 from online_fm.source.config import ConfluentConfig, reveal
@@ -32,7 +34,9 @@ C = TypeVar("C")
 COMMIT_S = 2.0
 ASK_S = 0.5  # for offsets, while records are polled
 BEGIN_S = 10.0  # for offsets and metadata, before anything is polled
-EARLIEST, LATEST = -2, -1  # asked as timestamps; librdkafka answers for the isolation level
+# exported, though not in a way that mypy sees
+EARLIEST: Any = vars(confluent_admin)["OffsetSpec"].earliest()
+LATEST: Any = vars(confluent_admin)["OffsetSpec"].latest()
 DEFAULTS: dict[str, Any] = {
     "client.id": "online-fm",
     "log_level": 0,  # its errors arrive as events
@@ -125,7 +129,11 @@ class ConfluentClient:
             "error_cb": self._on_error,
             "on_commit": self._on_commit,
         }
-        self._consumer = made(confluent_kafka.Consumer, CONSUMER_DEFAULTS | settings(config) | ours)
+        shared = settings(config)
+        committed = shared.get("isolation.level") == "read_committed"
+        self._isolation = IsolationLevel.READ_COMMITTED if committed else IsolationLevel.READ_UNCOMMITTED
+        self._consumer = made(confluent_kafka.Consumer, CONSUMER_DEFAULTS | shared | ours)
+        self._admin = made(confluent_admin.AdminClient, shared | {"error_cb": self._on_error})
 
     def partitions(self, topics: Sequence[str]) -> frozenset[TopicPartition]:
         return frozenset(TopicPartition(topic, p) for topic in topics for p in self._numbers(topic))
@@ -191,9 +199,8 @@ class ConfluentClient:
     def _numbers(self, topic: str) -> list[int]:
         try:
             with translated("asking for partitions"):
-                described = self._consumer.list_topics(topic, timeout=self._wait_s).topics[topic]
+                described = self._admin.list_topics(topic, timeout=self._wait_s).topics[topic]
         except SourceError as exc:
-            self._early += self._consumer.consume(1, 0)  # lets librdkafka tell why
             if self._refused is not None:
                 raise source_error("asking for partitions", self._refused) from exc
             exc.hint = self._hint
@@ -218,16 +225,13 @@ class ConfluentClient:
                 self._on_error(error)
         return records
 
-    def _offsets(self, spec: int, partitions: Iterable[TopicPartition]) -> dict[TopicPartition, int]:
-        asked = [confluent_kafka.TopicPartition(*p, spec) for p in partitions]
+    def _offsets(self, spec: object, partitions: Iterable[TopicPartition]) -> dict[TopicPartition, int]:
+        asked: dict[Any, Any] = {confluent_kafka.TopicPartition(*p): spec for p in partitions}
         if not asked:
             return {}
         with translated("asking for offsets"):
-            answered = self._consumer.offsets_for_times(asked, timeout=self._wait_s)
-        for a in answered:
-            if a.error is not None:
-                raise source_error(f"asking for offsets of {a.topic}-{a.partition}", a.error)
-        return {TopicPartition(a.topic, a.partition): a.offset for a in answered}
+            answers = self._admin.list_offsets(asked, isolation_level=self._isolation, request_timeout=self._wait_s)
+            return {TopicPartition(p.topic, p.partition): a.result().offset for p, a in answers.items()}
 
     def _on_error(self, error: KafkaError) -> None:
         if error.fatal() or error.code() in REFUSED:

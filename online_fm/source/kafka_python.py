@@ -4,8 +4,10 @@ Invariant: no exception of kafka-python leaves this module. `poll` is called for
 at a time; it blocks no longer while the brokers are away, and goes on by itself when they are back.
 
 The defaults below are what makes it survive a broker restart: with kafka-python's own, a commit blocks for 20 s
-and more, and reconnecting backs off up to 30 s. Metadata is asked for with an admin client, because the consumer's
-own question for topics cannot be given a time limit.
+and more, and reconnecting backs off up to 30 s. Topics and offsets are asked for by an admin client: on the
+consumer's connection the answer would wait behind a fetch that waits for records. There is one fetch at a time per
+broker, so one that waits for an idle topic holds up a busy one too: it waits 100 ms, not 500 (twice the throughput
+of a backlog beside an idle topic).
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ from typing import Any, TypeVar
 import kafka
 import numpy as np
 from kafka import errors as kafka_errors
+from kafka.protocol.consumer import OffsetSpec
 from kafka.structs import OffsetAndMetadata
 
 from online_fm.errors import ConfigError, SourceError
@@ -32,12 +35,11 @@ C = TypeVar("C")
 """A class of client."""
 
 COMMIT_MS = 2000
-ASK_MS = 500  # for offsets, while records are polled
-BEGIN_MS = 10_000  # for offsets and metadata, before anything is polled
-ADMIN_MS = 5000
+ASK_MS = 2000
 BACKOFF_S = 0.05
 DEFAULTS: dict[str, Any] = {
     "bootstrap_timeout_ms": 10_000,
+    "fetch_max_wait_ms": 100,
     "reconnect_backoff_max_ms": 1000,
     "metadata_max_age_ms": 30_000,
     "request_timeout_ms": 10_000,
@@ -87,7 +89,7 @@ class KafkaPythonClient:
     """A `Client`: one consumer with partitions assigned by hand, one admin client for metadata."""
 
     def __init__(self, config: KafkaPythonConfig) -> None:
-        self._wait_ms = BEGIN_MS
+        self._isolation = str(config.options.get("isolation_level", "read_uncommitted"))
         self._consumer = connected(
             kafka.KafkaConsumer,
             config,
@@ -97,7 +99,7 @@ class KafkaPythonClient:
             allow_auto_create_topics=False,
         )
         try:
-            self._admin = connected(kafka.KafkaAdminClient, config, request_timeout_ms=ADMIN_MS)
+            self._admin = connected(kafka.KafkaAdminClient, config, request_timeout_ms=ASK_MS)
         except BaseException:
             self._consumer.close(autocommit=False, timeout_ms=0)
             raise
@@ -125,7 +127,6 @@ class KafkaPythonClient:
                 self._consumer.resume(kafka.TopicPartition(*partition))
 
     def fetch(self, max_records: int, timeout_ms: int) -> list[Records]:
-        self._wait_ms = ASK_MS
         try:
             polled = self._consumer.poll(timeout_ms=timeout_ms, max_records=max_records)
         except kafka_errors.OffsetOutOfRangeError as exc:
@@ -144,10 +145,10 @@ class KafkaPythonClient:
         return int(position or 0)
 
     def first_offsets(self, partitions: Iterable[TopicPartition]) -> dict[TopicPartition, int]:
-        return self._offsets(self._consumer.beginning_offsets, partitions)
+        return self._offsets(OffsetSpec.EARLIEST, partitions)
 
     def end_offsets(self, partitions: Iterable[TopicPartition]) -> dict[TopicPartition, int]:
-        return self._offsets(self._consumer.end_offsets, partitions)
+        return self._offsets(OffsetSpec.LATEST, partitions)
 
     def pause(self, partition: TopicPartition) -> None:
         self._consumer.pause(kafka.TopicPartition(*partition))
@@ -167,18 +168,13 @@ class KafkaPythonClient:
             finally:
                 self._admin.close()
 
-    def _offsets(
-        self, ask: Callable[..., dict[Any, int]], partitions: Iterable[TopicPartition]
-    ) -> dict[TopicPartition, int]:
-        theirs = [kafka.TopicPartition(*p) for p in partitions]
-        if not theirs:
+    def _offsets(self, spec: OffsetSpec, partitions: Iterable[TopicPartition]) -> dict[TopicPartition, int]:
+        asked = {kafka.TopicPartition(*p): spec for p in partitions}
+        if not asked:
             return {}
         with translated("asking for offsets"):
-            try:
-                offsets = ask(theirs, timeout_ms=self._wait_ms)
-            except KeyError as exc:  # how kafka-python says that a partition has no answer
-                raise SourceError(f"asking for offsets: no answer for {exc}") from exc
-        return {TopicPartition(*p): int(offset) for p, offset in offsets.items()}
+            answered = self._admin.list_partition_offsets(asked, self._isolation, timeout_ms=ASK_MS)
+        return {TopicPartition(*p): int(answer.offset) for p, answer in answered.items()}
 
 
 def _chunk(partition: TopicPartition, records: list[Any]) -> Records:
