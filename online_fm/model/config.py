@@ -52,7 +52,7 @@ class ModelConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
 
     kind: Literal["lr", "fm", "ffm"] = "fm"
     k: Annotated[int, Meta(ge=1, le=64)] = 8
-    seed: Annotated[int, Meta(ge=0, lt=2**63)] = 1
+    seed: Annotated[int, Meta(ge=0, le=2**63 - 1)] = 1
     init_sd: Annotated[float, Meta(ge=0, le=10)] = 0.03
     w: Ftrl | AdaGrad = Ftrl()
     v: Ftrl | AdaGrad = Ftrl(alpha=0.05)
