@@ -81,9 +81,7 @@ class Broker:
         wait(self.admin.delete_records([confluent_kafka.TopicPartition(topic, partition, before)]))
 
     def committed(self, group: str, topic: str, partition: int = 0) -> int:
-        asked = confluent_kafka.ConsumerGroupTopicPartitions(
-            group, [confluent_kafka.TopicPartition(topic, partition)]
-        )
+        asked = confluent_kafka.ConsumerGroupTopicPartitions(group, [confluent_kafka.TopicPartition(topic, partition)])
         answer = wait(self.admin.list_consumer_group_offsets([asked]))[0]
         return answer.topic_partitions[0].offset
 

@@ -64,7 +64,7 @@ def on_files(suffix: str, pack: Callable[[bytes], bytes]):
     return build
 
 
-def on_kafka(config: type[KafkaPythonConfig] | type[ConfluentConfig]):
+def on_kafka(config: type[KafkaPythonConfig | ConfluentConfig]):
     def build(request, tmp_path) -> Opened:
         broker = request.getfixturevalue("kafka")
         topics = broker.topic("impressions", 2), broker.topic("clicks", 1)
