@@ -42,7 +42,7 @@ class SimulateConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     seed: Annotated[int, Meta(ge=0)] = 1
     events: Count | None = None
     duration_s: Positive | None = None
-    rate_per_s: Positive | None = None
+    rate_per_s: Positive | None = 1000.0
     event_rate_per_s: Positive | None = None
     start_ms: Annotated[int, Meta(ge=EARLIEST_MS)] | None = None
     partitions: Annotated[int, Meta(ge=1, le=10_000)] = 2

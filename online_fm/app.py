@@ -1,0 +1,163 @@
+"""The composition root: the only place that constructs things and plugs them together."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing, contextmanager
+from pathlib import Path
+from threading import Event
+from types import FrameType
+from typing import Any
+
+from prometheus_client import CollectorRegistry
+
+from online_fm.config import Config, learning
+from online_fm.errors import ConfigError
+from online_fm.events import EventDecoder
+from online_fm.serve import server
+from online_fm.simulate import Chunk, FileSink, Simulator, Sink
+from online_fm.simulate import run as run_simulator
+from online_fm.simulate.kafka_sink import ConfluentSink, KafkaPythonSink
+from online_fm.snapshot.store import FolderStore
+from online_fm.source.config import ConfluentConfig, FilesConfig, SourceConfig, reveal
+from online_fm.source.dead_letter import open_dead_letters
+from online_fm.source.files import FilesSource
+from online_fm.source.open import open_source
+from online_fm.source.port import Source
+from online_fm.telemetry.health import Health
+from online_fm.telemetry.http import TelemetryServer, application
+from online_fm.telemetry.logs import configure_logs
+from online_fm.telemetry.metrics import ServeMetrics, WorkerMetrics
+from online_fm.train.checkpoint import Checkpoints
+from online_fm.train.pipeline import Pipeline, StepReport
+from online_fm.train.replay import replay as run_replay
+from online_fm.train.worker import Worker, WorkerParts
+
+__all__ = ["check", "replay", "serve", "simulate", "stop_on_signals", "train"]
+
+
+def check(config: Config) -> str:
+    """Check what `train` would need, connecting to nothing, and say in a line what the configuration describes."""
+    fields = learning(config).features.fields
+    source = _source_of(config)
+    return f"{config.model.kind}, {len(fields)} fields, {source.impressions} and {source.clicks} from {_kind(source)}"
+
+
+def train(config: Config, stop: Event, *, on_report: Callable[[Pipeline, StepReport], None] | None = None) -> None:
+    """Run the worker until `stop` is set, or a source that is not followed has ended."""
+    configure_logs(config.telemetry)
+    source_config = _source_of(config)
+    health = Health(config.telemetry.health, time.monotonic())
+    metrics = WorkerMetrics(CollectorRegistry())
+    metrics.watch_state(lambda: health.report(time.monotonic()).state)
+    with ExitStack() as stack:
+        app = application(metrics.registry, lambda: health.report(time.monotonic()))
+        stack.enter_context(TelemetryServer(app, config.telemetry.host, config.telemetry.port))
+        stores = FolderStore(config.checkpoint.path), FolderStore(config.snapshot.path)
+        for store in stores:
+            stack.enter_context(store.lock())
+        pipeline = _pipeline(config)
+        source = stack.enter_context(closing(_open(config)))
+        parts = WorkerParts(
+            source=source,
+            pipeline=pipeline,
+            dead_letters=stack.enter_context(closing(open_dead_letters(config.dead_letters, source_config))),
+            checkpoints=Checkpoints(*stores, keep=config.checkpoint.keep, keep_snapshots=config.snapshot.keep),
+            metrics=metrics,
+            health=health,
+        )
+        worker = Worker(
+            parts,
+            config.train,
+            checkpoint_interval_s=config.checkpoint.interval_s,
+            bounded=isinstance(source_config, FilesConfig) and not source_config.follow,
+            on_report=on_report and (lambda report: on_report(pipeline, report)),
+        )
+        worker.run(stop)
+
+
+def serve(config: Config) -> None:
+    """Run the serving process until SIGTERM or SIGINT."""
+    configure_logs(config.telemetry)
+    server.run(config.serve, FolderStore(config.snapshot.path), ServeMetrics(CollectorRegistry()))
+
+
+def replay(config: Config, *, drain: bool, on_progress: Callable[[float], None]) -> dict[str, Any]:
+    """Learn a source's history and give the summary; `on_progress` is told the part that was read, 0 to 1."""
+    configure_logs(config.telemetry)
+    source_config = _source_of(config)
+    if isinstance(source_config, FilesConfig) and source_config.follow:
+        raise ConfigError("source.follow: replay reads what there is; set it to false")
+    pipeline = _pipeline(config)
+    with closing(_open(config)) as source:
+
+        def progress(read: int) -> None:
+            behind = sum(source.lag().values())
+            on_progress(source.progress if isinstance(source, FilesSource) else read / max(1, read + behind))
+
+        return run_replay(source, pipeline, batch_records=config.train.batch_records, drain=drain, on_progress=progress)
+
+
+def simulate(config: Config, stop: Event, on_progress: Callable[[Simulator, Chunk], None]) -> Simulator:
+    """Send synthetic traffic to where `source` reads; give the simulator, which knows the best reachable log-loss."""
+    configure_logs(config.telemetry)
+    simulator = Simulator(config.simulate)
+    with closing(_sink(config)) as sink:
+        run_simulator(simulator, sink, on_progress=lambda chunk: on_progress(simulator, chunk), stop=stop.is_set)
+    return simulator
+
+
+@contextmanager
+def stop_on_signals() -> Iterator[Event]:
+    """An event that SIGTERM or SIGINT sets; a second signal leaves at once, without a checkpoint."""
+    stop = Event()
+
+    def hear(number: int, _: FrameType | None) -> None:
+        if stop.is_set():
+            os._exit(128 + number)
+        stop.set()
+
+    before = {number: signal.signal(number, hear) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _source_of(config: Config) -> SourceConfig:
+    if config.source is None:
+        raise ConfigError("source: say where impressions and clicks come from: kind files, kafka_python or confluent")
+    return config.source
+
+
+def _kind(source: SourceConfig) -> str:
+    return f"files in {source.path}" if isinstance(source, FilesConfig) else f"Kafka at {', '.join(source.brokers)}"
+
+
+def _open(config: Config) -> Source:
+    return open_source(_source_of(config), time_of=EventDecoder(config.events).time_ms)
+
+
+def _pipeline(config: Config) -> Pipeline:
+    source = _source_of(config)
+    return Pipeline(
+        learning(config),
+        impressions=source.impressions,
+        clicks=source.clicks,
+        batch_records=config.train.batch_records,
+    )
+
+
+def _sink(config: Config) -> Sink:
+    source = _source_of(config)
+    partitions = config.simulate.partitions
+    if isinstance(source, FilesConfig):
+        return FileSink(Path(source.path), partitions, impressions=source.impressions, clicks=source.clicks)
+    sink = ConfluentSink if isinstance(source, ConfluentConfig) else KafkaPythonSink
+    return sink(
+        source.brokers, partitions, impressions=source.impressions, clicks=source.clicks, options=reveal(source.options)
+    )

@@ -1,0 +1,308 @@
+"""The command line: parse, load the configuration, call the app, map errors to exit codes.
+
+Exit codes: 0 done, 1 an error while running, 2 a configuration or a command that cannot be used. What is asked for goes
+to standard output, logs and progress to standard error; with `--json`, the last line of standard output is one object.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from typing import Any, ParamSpec
+
+import click
+import msgspec
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from online_fm import __version__, app
+from online_fm.config import Config, load
+from online_fm.demo import run as run_demo
+from online_fm.errors import ConfigError, OnlineFMError, StoreError
+from online_fm.snapshot.store import FolderStore, manifest_of, verify, version_of
+
+__all__ = ["cli", "main"]
+
+P = ParamSpec("P")
+_NUMBER = "{:,}".format
+
+
+def main() -> None:
+    """Run the command line; errors of our own become one line and an exit code."""
+    try:
+        cli(standalone_mode=False)
+    except ConfigError as problem:
+        _leave(f"error: {problem}", 2)
+    except OnlineFMError as problem:
+        _leave(f"error: {problem}", 1)
+    except click.ClickException as problem:
+        problem.show()
+        sys.exit(problem.exit_code)
+    except (click.Abort, KeyboardInterrupt):
+        sys.exit(130)
+
+
+def _leave(message: str, code: int) -> None:
+    click.echo(message, err=True)
+    sys.exit(code)
+
+
+def _configured(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command `--config` and `--set`, and hand it the `Config` that they make."""
+
+    @click.option(
+        "--config", "-c", "path", required=True, type=click.Path(dir_okay=False), help="YAML file; see config/."
+    )
+    @click.option(
+        "--set", "settings", multiple=True, metavar="A.B=VALUE", help="Override one setting; may be repeated."
+    )
+    @functools.wraps(command)
+    def configured(path: str, settings: tuple[str, ...], **rest: object) -> None:
+        command(load(path, settings, os.environ), **rest)
+
+    return configured
+
+
+_as_json = click.option("--json", "as_json", is_flag=True, help="End standard output with one line of JSON.")
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(__version__, prog_name="online-fm")
+def cli() -> None:
+    """Learn click-through models from a stream of impressions and clicks, and serve them while they learn.
+
+    \b
+    Examples:
+      online-fm demo
+      online-fm train -c config/kafka.yaml
+      online-fm serve -c config/kafka.yaml --set serve.port=8081
+      online-fm replay -c config/kuairand.yaml --set source.path=DIR --json
+    """
+
+
+@cli.command()
+@_configured
+def train(config: Config) -> None:
+    """Run the worker: read, join, learn, checkpoint, publish, until SIGTERM or SIGINT.
+
+    The first signal finishes the batch, writes a checkpoint and leaves with 0; a second one leaves at once.
+
+    \b
+    Examples:
+      online-fm train -c config/kafka.yaml
+      ONLINE_FM__JOIN__WINDOW_S=60 online-fm train -c config/kafka.yaml
+    """
+    with app.stop_on_signals() as stop:
+        app.train(config, stop)
+
+
+@cli.command()
+@_configured
+def serve(config: Config) -> None:
+    """Serve the newest snapshot over HTTP (Open Inference Protocol v2), and follow as new ones are published.
+
+    \b
+    Examples:
+      online-fm serve -c config/kafka.yaml
+      curl -s localhost:8080/v2/models/ctr
+    """
+    app.serve(config)
+
+
+@cli.command()
+@_configured
+def simulate(config: Config) -> None:
+    """Send synthetic traffic, whose true click probability is known, to where `source` reads.
+
+    \b
+    Examples:
+      online-fm simulate -c config/demo.yaml --set simulate.events=100000
+      online-fm simulate -c config/kafka.yaml --set simulate.rate_per_s=2000
+    """
+    total = config.simulate.impressions
+    with app.stop_on_signals() as stop, _progress("simulating") as show:
+        simulator = app.simulate(config, stop, lambda made, _: show(made.made / total if total else math.nan))
+    click.echo(f"{_NUMBER(simulator.made)} impressions; the best reachable log-loss is {simulator.best_log_loss:.5f}")
+
+
+@cli.command()
+@_configured
+@click.option("--drain", is_flag=True, help="Close the windows that are open at the end.")
+@_as_json
+def replay(config: Config, *, drain: bool, as_json: bool) -> None:
+    """Learn a source's history from its beginning, as fast as it goes, and say how good the predictions were.
+
+    Nothing is stored. Rows whose window is open at the end stay pending, unless `--drain` closes it.
+
+    \b
+    Examples:
+      online-fm replay -c config/kuairand.yaml --set source.path=DIR
+      online-fm replay -c config/kuairand.yaml --set source.path=DIR --set model.kind=lr --json
+    """
+    with _progress("replaying") as show:
+        result = app.replay(config, drain=drain, on_progress=show)
+    _show(result, "replay", as_json=as_json)
+
+
+@cli.command()
+@click.option("--seconds", default=60.0, show_default=True, type=click.FloatRange(min=10), help="How long it runs.")
+@_as_json
+def demo(*, seconds: float, as_json: bool) -> None:
+    """See the loop in one terminal: traffic, worker and serving, in a folder that is removed at the end.
+
+    \b
+    Examples:
+      online-fm demo
+      online-fm demo --seconds 30 --json
+    """
+    result = run_demo(seconds)
+    _show(result, "demo", as_json=as_json)
+
+
+@cli.group()
+def snapshots() -> None:
+    """Look at published snapshots (or checkpoints) in a folder."""
+
+
+_folder = click.argument("folder", type=click.Path(exists=True, file_okay=False))
+
+
+@snapshots.command("list")
+@_folder
+@_as_json
+def snapshots_list(folder: str, *, as_json: bool) -> None:
+    """List the files of FOLDER, oldest first.
+
+    \b
+    Example:
+      online-fm snapshots list state/snapshots
+    """
+    store = FolderStore(folder)
+    rows = [_summary(store, name) for name in store.names() if version_of(name) is not None]
+    if as_json:
+        click.echo(msgspec.json.encode(rows))
+        return
+    table = Table("file", "made", "model", "learned", "features", "bytes", "trouble")
+    for row in rows:
+        table.add_row(
+            row["file"],
+            row.get("made", ""),
+            row.get("model", ""),
+            _NUMBER(row.get("learned", 0)),
+            _NUMBER(row.get("features", 0)),
+            _NUMBER(row["bytes"]),
+            row.get("trouble", ""),
+        )
+    Console().print(table)
+
+
+@snapshots.command("show")
+@_folder
+@click.argument("version", type=int, required=False)
+def snapshots_show(folder: str, version: int | None) -> None:
+    """Print the manifest of one VERSION in FOLDER, the newest by default, as JSON."""
+    store = FolderStore(folder)
+    manifest = manifest_of(store, _name(store, version))
+    click.echo(msgspec.json.format(msgspec.json.encode(manifest), indent=2))
+
+
+@snapshots.command("verify")
+@_folder
+@click.argument("version", type=int, required=False)
+@_as_json
+def snapshots_verify(folder: str, version: int | None, *, as_json: bool) -> None:
+    """Read the files of FOLDER whole, or that of one VERSION, and check every hash; exit code 1 if one is damaged."""
+    store = FolderStore(folder)
+    names = [_name(store, version)] if version else [name for name in store.names() if version_of(name) is not None]
+    bad: dict[str, str] = {}
+    for name in names:
+        try:
+            verify(store, name)
+        except StoreError as problem:
+            bad[name] = str(problem)
+    if as_json:
+        click.echo(msgspec.json.encode({"verified": len(names) - len(bad), "bad": bad}))
+    else:
+        for name in names:
+            click.echo(bad.get(name, f"{name}: good"))
+    if bad:
+        raise StoreError(f"{len(bad)} of {len(names)} files are damaged")
+
+
+@cli.group("config")
+def config_group() -> None:
+    """Look at configurations."""
+
+
+@config_group.command("check")
+@_configured
+def config_check(config: Config) -> None:
+    """Check a configuration without connecting to anything; exit code 2 names the dotted path that is wrong.
+
+    \b
+    Example:
+      online-fm config check -c config/kafka.yaml
+    """
+    click.echo(f"good: {app.check(config)}")
+
+
+def _summary(store: FolderStore, name: str) -> dict[str, Any]:
+    """What a list says about one file; what is wrong with it is a value, not an error."""
+    row: dict[str, Any] = {"file": name, "bytes": store.stamp(name).size_bytes}
+    try:
+        manifest = manifest_of(store, name)
+    except StoreError as problem:
+        return {**row, "trouble": str(problem)}
+    made = datetime.fromtimestamp(manifest.created_ms / 1000, UTC).isoformat(timespec="seconds")
+    counts = manifest.counts
+    return {
+        **row,
+        "version": manifest.version,
+        "made": made,
+        "model": str(manifest.model.get("kind")),
+        "learned": counts.get("learned", 0),
+        "features": counts.get("features", 0),
+    }
+
+
+def _name(store: FolderStore, version: int | None) -> str:
+    """The file of a version, or the newest."""
+    names = [name for name in store.names() if version_of(name) is not None and version in (None, version_of(name))]
+    if not names:
+        raise StoreError(f"{store.path}: no file of version {version}" if version else f"{store.path}: no snapshot yet")
+    return str(names[-1])
+
+
+@contextmanager
+def _progress(what: str) -> Iterator[Callable[[float], None]]:
+    """A bar on standard error while it is a terminal; NaN is work without a known end."""
+    console = Console(stderr=True)
+    columns = (TextColumn(what), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as progress:
+        task = progress.add_task(what, total=None)
+
+        def show(part: float) -> None:
+            if not math.isnan(part):
+                progress.update(task, total=1.0, completed=min(part, 1.0))
+
+        yield show
+
+
+def _show(result: dict[str, Any], title: str, *, as_json: bool) -> None:
+    """A result as a table for people, or as one line of JSON, where NaN is null."""
+    if as_json:
+        click.echo(msgspec.json.encode(result))
+        return
+    table = Table(title=title, show_header=False)
+    for name, value in result.items():
+        table.add_row(
+            name,
+            f"{value:.5f}" if isinstance(value, float) else _NUMBER(value) if isinstance(value, int) else str(value),
+        )
+    Console().print(table)
