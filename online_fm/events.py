@@ -102,7 +102,7 @@ class Impressions(Clicks):
     scores: list[float] = field(default_factory=list)
 
 
-class _Unusable(Exception):  # noqa: N818  # control flow within this module, not an error of the tree
+class _Unusable(Exception):  # control flow within this module, not an error of the tree
     """Leaves one record's decoding; never leaves this module."""
 
     def __init__(self, reason: Reason) -> None:
