@@ -1,0 +1,139 @@
+"""Scorer: one snapshot, ready to score features.
+
+Invariant: immutable, shared by any number of threads, and never larger than it was at the start: what it has not
+seen in training contributes its initial value and is not remembered. A score is bit for bit what the learner
+would have said after the snapshot's last example.
+
+The encoder and the model are built from the snapshot's own manifest; nothing about them is configured twice.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple, Self
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from online_fm.errors import BadFile, StoreError
+from online_fm.features.encode import Encoded, Encoder
+from online_fm.features.spec import Categorical, Cross, FeaturesConfig, Multi, named
+from online_fm.model.config import ModelConfig
+from online_fm.model.learner import Predictor
+from online_fm.snapshot.format import Manifest, Tensors, decode
+from online_fm.snapshot.store import FolderStore, newest_good
+
+__all__ = ["FeatureError", "Features", "Input", "Scorer", "put"]
+
+Features = Mapping[str, object]
+
+
+class FeatureError(ValueError):
+    """The value of `field` in `row` (from 0) cannot be scored."""
+
+    def __init__(self, row: int, field: str, why: str, others: int = 0) -> None:
+        more = f", and {others} more" if others else ""
+        super().__init__(f"row {row}, field '{field}': {why}{more}")
+        self.row, self.field, self.why = row, field, why
+
+
+class Input(NamedTuple):
+    """What a field reads: `path` among the features of a row; a text or a number; one or several of it."""
+
+    path: tuple[str, ...]
+    text: bool
+    several: bool
+
+
+class Scorer:
+    """Scores features with the parameters of one snapshot.
+
+    >>> scorer = Scorer.from_folder("snapshots")
+    >>> scorer.score([{"user": "u1", "item": "i7"}])
+    array([0.0312], dtype=float32)
+    """
+
+    def __init__(self, manifest: Manifest, parameters: Mapping[str, NDArray[Any]]) -> None:
+        """Raises ValueError or ValidationError where manifest and parameters do not make a model."""
+        self.manifest = manifest
+        self._encoder = Encoder(msgspec.convert(manifest.features, FeaturesConfig))
+        model = msgspec.convert(manifest.model, ModelConfig)
+        self._predictor = Predictor(model, len(self._encoder.fields), parameters)
+        self.inputs = _inputs(self._encoder.config)
+
+    @classmethod
+    def from_bytes(cls, name: str, data: bytes) -> Self:
+        """Verify a snapshot's bytes, build its scorer and warm it up; raises `BadFile`."""
+        manifest, tensors = decode(name, data, kind="snapshot")
+        return cls._warm(name, manifest, tensors)
+
+    @classmethod
+    def from_folder(cls, path: str | os.PathLike[str]) -> Self:
+        """Of the newest good snapshot in a folder; raises `StoreError` where there is none."""
+        found = newest_good(FolderStore(path), "snapshot")
+        if found.name is None or found.manifest is None:
+            raise found.refused[0] if found.refused else StoreError(f"no snapshot in {path}")
+        return cls._warm(found.name, found.manifest, found.tensors)
+
+    @classmethod
+    def _warm(cls, name: str, manifest: Manifest, tensors: Tensors) -> Self:
+        try:
+            scorer = cls(manifest, tensors)
+        except (ValueError, msgspec.MsgspecError) as exc:
+            raise BadFile(name, f"manifest and tensors make no model: {exc}") from exc
+        scorer._warm_up()
+        return scorer
+
+    def _warm_up(self) -> None:
+        """Compile what a request needs, before the first one comes."""
+        full: dict[str, object] = {}
+        for each in self.inputs.values():
+            put(full, each.path, "warm" if each.text else 1.0)
+        self.score([full, {}])
+
+    @property
+    def version(self) -> int:
+        """The snapshot's version."""
+        return self.manifest.version
+
+    def score(self, features: Sequence[Features]) -> NDArray[np.float32]:
+        """Click probabilities f32[n], a row each. Raises `FeatureError` for what training would reject.
+
+        A field that is missing or None is absent from the row; a feature that no field takes is ignored.
+        """
+        encoded = self._encoder.encode(features)
+        _refuse(encoded)
+        return self._predictor.predict(encoded.rows)
+
+    def rank(self, context: Features, candidates: Sequence[Features]) -> NDArray[np.float32]:
+        """Click probabilities f32[n] of each candidate's features in one context; a candidate's own win."""
+        return self.score([{**context, **candidate} for candidate in candidates])
+
+
+def put(features: dict[str, object], path: tuple[str, ...], value: object) -> None:
+    """Set a value at its path among the features, making the objects on the way."""
+    for part in path[:-1]:
+        inner = features.setdefault(part, {})
+        if not isinstance(inner, dict):
+            return
+        features = inner
+    features[path[-1]] = value
+
+
+def _refuse(encoded: Encoded) -> None:
+    if encoded.problems:
+        first = encoded.problems[0]
+        raise FeatureError(first.row, first.field, first.why, len(encoded.problems) - 1)
+
+
+def _inputs(config: FeaturesConfig) -> dict[str, Input]:
+    """Inputs by the name under which they lie among the features; where two fields share one, the first tells."""
+    inputs: dict[str, Input] = {}
+    for spec in named(config).values():
+        if not isinstance(spec, Cross):
+            path = (spec.name,) if spec.input is None else tuple(spec.input.split("."))
+            several = isinstance(spec, Multi)
+            inputs.setdefault(".".join(path), Input(path, several or isinstance(spec, Categorical), several))
+    return inputs
