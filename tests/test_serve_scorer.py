@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import threading
+from pathlib import Path
 
 import msgspec
 import numpy as np
@@ -13,7 +15,7 @@ from published import events, publish, snapshot, trained
 from online_fm.errors import BadFile, StateError, StoreError
 from online_fm.serve.live import LiveScorer
 from online_fm.serve.scorer import FeatureError, Scorer
-from online_fm.snapshot.format import decode, encode
+from online_fm.snapshot.format import FORMAT, decode, encode
 from online_fm.snapshot.store import FolderStore, file_name
 
 
@@ -118,6 +120,21 @@ def test_a_folder_gives_its_newest_good_snapshot(tmp_path, learner):
     store.delete(file_name("snapshot", 2))
     with pytest.raises(BadFile, match="snapshot-000000000003"):
         Scorer.from_folder(tmp_path)
+
+
+KEPT = sorted((Path(__file__).parent / "data" / "snapshots").glob("*.safetensors"))
+
+
+@pytest.mark.parametrize("path", KEPT, ids=lambda path: path.stem)
+def test_every_format_that_was_ever_written_still_scores_as_it_did(path):
+    expected = json.loads(path.with_suffix(".json").read_text())
+    scorer = Scorer.from_bytes(path.name, path.read_bytes())
+    assert scorer.score(expected["rows"]) == pytest.approx(expected["scores"], abs=1e-6)
+
+
+def test_the_current_format_is_among_those_that_are_kept():
+    kinds = {path.stem for path in KEPT}
+    assert {f"format-{FORMAT}-{kind}" for kind in ("lr", "fm", "ffm")} <= kinds
 
 
 class TestLive:
