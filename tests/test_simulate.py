@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import gc
 from collections import Counter
+from uuid import uuid4
 
 import msgspec
 import numpy as np
 import pytest
 
+from online_fm.errors import ConfigError, SourceError
 from online_fm.events import EventDecoder, EventsConfig, Reason
 from online_fm.features.encode import Encoder
 from online_fm.features.spec import Bounds, FeaturesConfig, Multi
 from online_fm.simulate import FileSink, SimulateConfig, Simulator, run
+from online_fm.simulate.kafka_sink import ConfluentSink, KafkaPythonSink
 from online_fm.simulate.malformed import CLICK_FAULTS, IMPRESSION_FAULTS, Fault, spoiled
 from online_fm.simulate.truth import AGE_BOUNDS, PRICE_BOUNDS
+
+# kafka-python 3.0.12 reads its schemas in a way that Python 3.11 calls deprecated
+pytestmark = pytest.mark.filterwarnings("ignore:(read|open)_text is deprecated:DeprecationWarning")
 
 START_MS = 1_700_000_000_000
 QUIET = {"duplicate_rate": 0.0, "out_of_order_rate": 0.0, "malformed_rate": 0.0, "orphan_rate": 0.0}
@@ -28,7 +35,7 @@ DEMO = FeaturesConfig(
 
 
 def simulator(**settings) -> Simulator:
-    return Simulator(SimulateConfig(**{"start_ms": START_MS, "events": 20_000} | settings))
+    return Simulator(SimulateConfig(**{"start_ms": START_MS, "events": 20_000, "rate_per_s": None} | settings))
 
 
 def records(sim: Simulator, slice_ms: float | None = None) -> tuple[list[list[bytes]], list[list[bytes]]]:
@@ -93,9 +100,9 @@ def test_every_impression_is_sent_whole_at_least_once():
     for values in records(sim)[0]:
         found = EventDecoder(EventsConfig()).impressions(values, np.full(len(values), START_MS + 10**6))
         sent.update(ident for i, ident in enumerate(found.ids) if i not in found.reasons)
-    whole = {f"{START_MS:x}-{i}".encode() for i in range(20_000)}
+    whole = {f"{START_MS:x}-{i}" for i in range(20_000)}
     assert whole <= set(sent)
-    assert all(b"bad" in ident for ident in set(sent) - whole)  # faults that only the encoder can see
+    assert all("bad" in ident for ident in set(sent) - whole)  # faults that only the encoder can see
 
 
 def test_mean_probability_is_the_click_rate():
@@ -286,7 +293,7 @@ def test_fields_without_effect_make_a_wide_event():
 
 def test_without_a_start_event_time_ends_before_the_wall_clock():
     now_s = 1_800_000_000.0
-    sim = Simulator(SimulateConfig(events=5000, event_rate_per_s=100.0), clock=lambda: now_s)
+    sim = Simulator(SimulateConfig(events=5000, rate_per_s=None, event_rate_per_s=100.0), clock=lambda: now_s)
     last_ms = max(chunk.until_ms for chunk in sim.chunks())
     assert now_s * 1000 - 60_000 < last_ms <= now_s * 1000
     live = Simulator(SimulateConfig(events=5000, rate_per_s=100.0), clock=lambda: now_s)
@@ -393,3 +400,65 @@ def read_files(folder, partitions: int, *topics: str) -> tuple[list[list[bytes]]
         assert len(files) == partitions
         found.append([file.read_bytes().split(b"\n")[:-1] for file in files])
     return tuple(found)
+
+
+both_clients = pytest.mark.parametrize("sink_of", [KafkaPythonSink, ConfluentSink])
+
+
+@pytest.mark.kafka
+@both_clients
+def test_kafka_holds_the_stream_as_files_do(kafka, sink_of, tmp_path):
+    settings = {"events": 3000, "partitions": 3, "malformed_rate": 0.05, "out_of_order_rate": 0.1}
+    topics = {"impressions": f"impressions-{uuid4().hex}", "clicks": f"clicks-{uuid4().hex}"}
+    sinks = (sink_of([kafka.address], 3, **topics), FileSink(tmp_path, 3))
+    for sink in sinks:
+        run(simulator(**settings), sink)
+        sink.close()
+    held = tuple([read_topic(kafka.address, topic, p) for p in range(3)] for topic in topics.values())
+    assert held == read_files(tmp_path, 3)
+
+
+@pytest.mark.kafka
+@both_clients
+def test_kafka_topics_that_exist_must_have_the_partitions(kafka, sink_of):
+    topics = {"impressions": f"impressions-{uuid4().hex}", "clicks": f"clicks-{uuid4().hex}"}
+    of_a_consumer = {KafkaPythonSink: "fetch_max_bytes", ConfluentSink: "fetch.max.bytes"}[sink_of]
+    sink_of([kafka.address], 2, **topics, options={of_a_consumer: 60_000_000}).close()
+    sink_of([kafka.address], 1, **topics).close()
+    with pytest.raises(ConfigError, match="has 2 partitions, the stream 3"):
+        sink_of([kafka.address], 3, **topics)
+
+
+@pytest.mark.kafka
+@both_clients
+def test_what_the_broker_refuses_is_raised(kafka, sink_of):
+    topics = {"impressions": f"impressions-{uuid4().hex}", "clicks": f"clicks-{uuid4().hex}"}
+    size = {KafkaPythonSink: "max_request_size", ConfluentSink: "message.max.bytes"}[sink_of]
+    sink = sink_of([kafka.address], 2, **topics, options={size: 50_000})
+    with pytest.raises(SourceError, match="Kafka"):
+        run(simulator(malformed_rate=1.0), sink)
+    sink.close()
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # kafka-python leaves sockets open
+@both_clients
+def test_a_broker_that_is_not_there_is_a_source_error_with_a_hint(sink_of, monkeypatch):
+    monkeypatch.setattr("online_fm.simulate.kafka_sink._FLUSH_S", 0.5)
+    options = {"bootstrap_timeout_ms": 500} if sink_of is KafkaPythonSink else {}
+    with pytest.raises(SourceError, match="is the broker up"):
+        sink_of(["127.0.0.1:1"], 1, options=options)
+    gc.collect()
+
+
+def read_topic(address: str, topic: str, partition: int) -> list[bytes]:
+    """Values of all records of a partition."""
+    from confluent_kafka import Consumer, TopicPartition
+
+    consumer = Consumer({"bootstrap.servers": address, "group.id": uuid4().hex})
+    consumer.assign([TopicPartition(topic, partition, 0)])
+    _, end = consumer.get_watermark_offsets(TopicPartition(topic, partition), timeout=10)
+    found = []
+    while len(found) < end:
+        found += [message.value() for message in consumer.consume(end - len(found), timeout=5)]
+    consumer.close()
+    return found

@@ -29,7 +29,8 @@ class SimulateConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """The traffic; the same config and start give the same bytes, at any `rate_per_s`.
 
     events, duration_s : impressions to send, or event time to cover; without both it goes on for ever.
-    rate_per_s : speed by the wall clock; None is as fast as possible.
+    rate_per_s : speed by the wall clock; None (null) is as fast as possible, and needs an end or a start.
+    event_rate_per_s : density in event time; None is that of `rate_per_s`, or 1000.
     start_ms : event time of the first impression; None lets event time never run ahead of the wall clock.
     users, items : sizes of the vocabularies; drawn by Zipf with exponent `zipf`.
     k, effect_sd, interaction_sd : rank of the true model, spread of the logit from fields alone and from pairs.
