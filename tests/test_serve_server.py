@@ -234,12 +234,27 @@ def accepts(port: int) -> bool:
     return True
 
 
+def test_a_caller_that_leaves_in_the_middle_is_counted_and_not_logged(serve, tmp_path, learner):
+    publish(FolderStore(tmp_path), learner, 1)
+    process = serve()
+    process.until_serving(1)
+    with socket.create_connection(("127.0.0.1", process.port)) as caller:
+        caller.sendall(b"POST /v2/models/ctr/infer HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{")
+    left = 'online_fm_serve_requests_total{code="499",route="/v2/models/{name}/infer"}'
+    give_up_s = time.monotonic() + WITHIN_S
+    while process.sample(left) == 0:
+        assert time.monotonic() < give_up_s
+    code, _, log = process.end()
+    assert code == 0
+    assert {line["event"] for line in log} == {"serving", "snapshot served"}
+
+
 @pytest.mark.parametrize("sign", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_ends_it_with_success_even_right_after_the_start(serve, tmp_path, sign):
     assert serve().end(sign)[:2] == (0, "left\n")
 
 
-def test_memory_and_threads_stay_as_they_were_in_a_process_that_hosts_it(learner):
+def test_it_leaves_no_thread_and_no_signal_handler_behind(learner):
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
     store = MemoryStore()
     publish(store, learner, 1)

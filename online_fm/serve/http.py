@@ -22,7 +22,6 @@ from typing import Any, Final, TypeVar
 
 import msgspec
 import numpy as np
-import structlog
 from numpy.typing import NDArray
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -65,7 +64,12 @@ def application(slot: Slot, config: ServeConfig, metrics: ServeMetrics) -> ASGIA
     templates = {route.endpoint: route.path for route in reversed(routes)}
     app = Starlette(
         routes=routes,
-        exception_handlers={HTTPException: _refusal, StateError: _not_yet, Exception: _failure},
+        exception_handlers={
+            HTTPException: _refusal,
+            StateError: _not_yet,
+            ClientDisconnect: _gone,
+            Exception: _failure,
+        },
     )
     return _Observed(app, metrics, templates)
 
@@ -191,10 +195,12 @@ async def _not_yet(_: Request, exc: Exception) -> Response:
     return _json({"error": str(exc)}, HTTPStatus.SERVICE_UNAVAILABLE)
 
 
-async def _failure(request: Request, exc: Exception) -> Response:
-    if isinstance(exc, ClientDisconnect):
-        return _json({"error": "the caller left"}, _GONE)
-    structlog.get_logger().error("request failed", path=request.url.path, exc_info=exc)
+async def _gone(_: Request, __: Exception) -> Response:
+    return _json({"error": "the caller left"}, _GONE)
+
+
+async def _failure(_: Request, __: Exception) -> Response:
+    """Starlette raises the exception again, and uvicorn logs it."""
     return _json({"error": "internal error"}, HTTPStatus.INTERNAL_SERVER_ERROR)
 
 

@@ -26,5 +26,5 @@ class Slot:
         """The scorer that is served; raises `StateError` before the first."""
         scorer = self.scorer
         if scorer is None:
-            raise StateError("no snapshot is loaded yet", hint="the worker publishes the first after some minutes")
+            raise StateError("no snapshot is loaded yet", hint="does a worker publish to this folder?")
         return scorer
