@@ -323,6 +323,7 @@ def _click(ts: int, id0: Any, id1: Any, store: Store, limits: Limits) -> None:
         e = store.entries[s[S.NEXT] & ring]
         e.ts, e.id0, e.id1, e.kind = ts, id0, id1, CLICK
         e.start, e.nnz, e.label = s[S.FEATURES_NEXT], 0, 0
+        e.p, e.weight, e.score = 0, 0, 0
         s[S.NEXT] += 1
         _enter(s[S.NEXT] - 1, store)
 

@@ -88,7 +88,7 @@ class Learner:
         columns = {name: np.ascontiguousarray(column) for name, column in self._table.columns().items()}
         states = 1 + self._table.layout.w_states
         return {
-            **{name: column for name, column in columns.items() if column.size or name in ("tags", "w")},
+            **{name: column for name, column in columns.items() if 0 not in column.shape[1:]},
             "w0": self._w0[:states].copy(),
             "overflowed": np.array([self.overflowed], np.int64),
         }
@@ -190,7 +190,7 @@ def _states(optimizer: Ftrl | AdaGrad) -> int:
 def _rates(optimizer: Ftrl | AdaGrad) -> tuple[np.float32, ...]:
     """The tuple that the kernels take (`kernels.optim`)."""
     if isinstance(optimizer, Ftrl):
-        rates = optimizer.alpha, optimizer.beta, optimizer.l1, optimizer.l2
+        rates = 1.0 / optimizer.alpha, optimizer.beta, optimizer.l1, optimizer.l2
     else:
         rates = optimizer.eta, optimizer.a0, 0.0, optimizer.l2
     return tuple(np.float32(rate) for rate in rates)

@@ -29,7 +29,7 @@ from online_fm.features.encode import Encoder
 from online_fm.features.hashing import hash_texts
 from online_fm.features.spec import FeaturesConfig
 from online_fm.join.facts import CLICK, IMPRESSION, REJECT, Facts
-from online_fm.join.merge import Lane, Merger
+from online_fm.join.merge import Lane, Merged, Merger
 from online_fm.join.pending import Batch, JoinConfig, Pending
 from online_fm.model.config import ModelConfig
 from online_fm.model.learner import Learner
@@ -122,7 +122,7 @@ class Pipeline:
         if merged is not None:
             report.merged = len(merged.key)
             self._learn(self._pending.run(merged), report)
-            self._settle(merged.facts, report)
+            self._settle(merged, report)
             self._anchor = (self.stream_time_ms, now_ms)
         elif at_end >= self._merger.waiting().keys() and not any(self._merger.waiting().values()):
             stream_ms, then_ms = self._anchor = self._anchor or (self.stream_time_ms, now_ms)
@@ -156,7 +156,7 @@ class Pipeline:
 
     @property
     def first_time_ms(self) -> int | None:
-        """The key of the first record that was merged, ms."""
+        """The key of the first usable record that was merged, ms."""
         return self._first_ms
 
     @property
@@ -190,7 +190,7 @@ class Pipeline:
         rest = {
             "keys": {str(self._partition(lane)): key for lane, key in self._merger.keys().items()},
             "read": dict(self._read),
-            "rejected": [[topic, reason, n] for (topic, reason), n in self._rejected.items()],
+            "rejected": sorted([topic, reason, n] for (topic, reason), n in self._rejected.items()),
             "quarantined": dict(self._quarantined),
             "first_time_ms": self._first_ms,
         }
@@ -252,7 +252,7 @@ class Pipeline:
             for i, reason in sorted(reasons.items())
         )
 
-    def _settle(self, merged: Facts, report: StepReport) -> None:
+    def _settle(self, merged: Merged, report: StepReport) -> None:
         """Count what was merged, and let its rejects go."""
         rejected = Counter[tuple[str, str]]()
         for lane, offset in self._merger.offsets().items():
@@ -261,7 +261,7 @@ class Pipeline:
                 reject = queue.popleft()
                 report.rejects.append(reject)
                 rejected[reject.topic, str(reject.reason)] += 1
-        kinds = merged.kind
+        kinds = merged.facts.kind
         report.read[self._topics[0]] += int((kinds == IMPRESSION).sum())
         report.read[self._topics[1]] += int((kinds == CLICK).sum())
         for (topic, _), n in rejected.items():
@@ -269,8 +269,8 @@ class Pipeline:
         report.rejected += rejected
         self._rejected += rejected
         self._read += report.read
-        if self._first_ms is None:
-            self._first_ms = int(merged.ts.min())
+        if self._first_ms is None and (kinds != REJECT).any():
+            self._first_ms = int(merged.key[kinds != REJECT][0])
 
     def _learn(self, batches: Iterable[Batch], report: StepReport) -> None:
         """Predict what arrives, learn what is released, and judge both."""
