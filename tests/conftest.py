@@ -29,5 +29,10 @@ def kafka(request: pytest.FixtureRequest) -> Broker:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """kafka-python reads its schemas by functions of importlib that Python 3.11 and 3.12 deprecate."""
+    """Silence two habits of kafka-python that are not ours to mend.
+
+    It reads its schemas by functions of importlib that Python 3.11 and 3.12 deprecate, and leaves a socket that could
+    not connect to the garbage collector; such a socket has a local address of zeros and no remote one.
+    """
     config.addinivalue_line("filterwarnings", "ignore:(read|open)_text is deprecated:DeprecationWarning")
+    config.addinivalue_line("filterwarnings", r"ignore:unclosed <socket.*laddr=..0\.0\.0\.0., \d+.>:ResourceWarning")

@@ -45,6 +45,8 @@ OURS = frozenset(
     }
 )
 
+PROTOCOLS = ("PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL")  # kafka-python takes a misspelt one for PLAINTEXT
+
 
 class Secret(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A value that is not written in the configuration: of an environment variable, or of a file."""
@@ -80,6 +82,9 @@ class KafkaConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
         for name in self.options:
             if name.replace(".", "_") in OURS:
                 raise ValueError(f"option `{name}` is the source's own and cannot be set")
+        protocol = self.options.get("security_protocol", self.options.get("security.protocol", "PLAINTEXT"))
+        if protocol not in PROTOCOLS:
+            raise ValueError(f"option `security_protocol` must be one of {', '.join(PROTOCOLS)}")
 
 
 class KafkaPythonConfig(KafkaConfig, frozen=True, kw_only=True, tag_field="kind", tag="kafka_python"):

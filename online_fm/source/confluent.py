@@ -6,7 +6,8 @@ Four habits of librdkafka shape it. `consume(n)` waits for all n records, so the
 end of a partition is an event (`enable.partition.eof`), which also tells that trailing control records of
 transactions were passed over. A blocking commit has no time limit, so an asynchronous one is awaited here, and
 records that come meanwhile are kept for the next `fetch`. An answer waits behind the fetch that waits for records on
-the same connection, so topics and offsets are asked for by an admin client, which has its own.
+the same connection, so offsets are asked for by an admin client, which has its own (but not topics: an admin client
+would have the broker make those that are missing).
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ C = TypeVar("C")
 """A class of client."""
 
 COMMIT_S = 2.0
-ASK_S = 0.5  # for offsets, while records are polled
+ASK_S = 2.0  # for offsets, while records are polled
 BEGIN_S = 10.0  # for offsets and metadata, before anything is polled
 # exported, though not in a way that mypy sees
 EARLIEST: Any = vars(confluent_admin)["OffsetSpec"].earliest()
@@ -42,7 +43,7 @@ DEFAULTS: dict[str, Any] = {
     "log_level": 0,  # its errors arrive as events
     "reconnect.backoff.max.ms": 1000,
 }
-CONSUMER_DEFAULTS: dict[str, Any] = {"fetch.queue.backoff.ms": 10}
+CONSUMER_DEFAULTS: dict[str, Any] = {"fetch.queue.backoff.ms": 10, "fetch.wait.max.ms": 100}
 PYTHON_NAMES = {
     "sasl_plain_username": "sasl.username",
     "sasl_plain_password": "sasl.password",
@@ -53,9 +54,16 @@ PYTHON_NAMES = {
     "ssl_crlfile": "ssl.crl.location",
     "ssl_ciphers": "ssl.cipher.suites",
 }
+AWAY = frozenset(
+    {
+        KafkaError._TRANSPORT,  # noqa: SLF001 - librdkafka's own codes have these public names
+        KafkaError._TIMED_OUT,  # noqa: SLF001
+        KafkaError._ALL_BROKERS_DOWN,  # noqa: SLF001
+    }
+)
 REFUSED = frozenset(
     {
-        KafkaError._AUTHENTICATION,  # noqa: SLF001 - librdkafka's own codes have these public names
+        KafkaError._AUTHENTICATION,  # noqa: SLF001
         KafkaError._FATAL,  # noqa: SLF001
         KafkaError._UNSUPPORTED_FEATURE,  # noqa: SLF001
         KafkaError.SASL_AUTHENTICATION_FAILED,
@@ -199,8 +207,9 @@ class ConfluentClient:
     def _numbers(self, topic: str) -> list[int]:
         try:
             with translated("asking for partitions"):
-                described = self._admin.list_topics(topic, timeout=self._wait_s).topics[topic]
+                described = self._consumer.list_topics(topic, timeout=self._wait_s).topics[topic]
         except SourceError as exc:
+            self._early += self._consumer.consume(1, 0)  # lets librdkafka tell why
             if self._refused is not None:
                 raise source_error("asking for partitions", self._refused) from exc
             exc.hint = self._hint
@@ -230,8 +239,18 @@ class ConfluentClient:
         if not asked:
             return {}
         with translated("asking for offsets"):
-            answers = self._admin.list_offsets(asked, isolation_level=self._isolation, request_timeout=self._wait_s)
-            return {TopicPartition(p.topic, p.partition): a.result().offset for p, a in answers.items()}
+            try:
+                return self._answers(asked)
+            except KafkaException as exc:
+                if exc.args[0].code() in AWAY:
+                    raise
+            for topic in {p.topic for p in asked}:  # new partitions and new leaders are not looked for unasked
+                self._admin.list_topics(topic, timeout=self._wait_s)
+            return self._answers(asked)
+
+    def _answers(self, asked: dict[Any, Any]) -> dict[TopicPartition, int]:
+        answers = self._admin.list_offsets(asked, isolation_level=self._isolation, request_timeout=self._wait_s)
+        return {TopicPartition(p.topic, p.partition): a.result().offset for p, a in answers.items()}
 
     def _on_error(self, error: KafkaError) -> None:
         if error.fatal() or error.code() in REFUSED:

@@ -297,8 +297,17 @@ class KafkaSource:
         self._stalled_s += elapsed_s
         if self._stalled_s < self._stall_s:
             return
+        self._stalled_s = 0.0
+        self._replace_client()
+
+    def _replace_client(self) -> None:
         fresh = self._connect()
-        self._client.close()
-        self._client = fresh
+        try:
+            fresh.partitions(self._topics)  # so that it has met the brokers before the old one goes
+        except BaseException:
+            fresh.close()
+            raise
+        stalled, self._client = self._client, fresh
         self._replaced += 1
         self._assign()
+        stalled.close()
