@@ -13,6 +13,8 @@ import pytest
 import yaml
 from exposed import asked_for, families
 
+from online_fm.config import Config, load
+
 ROOT = Path(__file__).parent.parent
 DOCKER = ROOT / "docker"
 PROMETHEUS = DOCKER / "prometheus"
@@ -78,6 +80,25 @@ def test_prometheus_scrapes_the_ports_of_the_services(compose):
     for target in targets:
         service, port = target.split(":")
         assert compose["services"][service]["ports"] == [f"127.0.0.1:{port}:{port}"]
+
+
+def configured(service: dict[str, object]) -> Config:
+    path = ROOT / "config" / Path(service["command"][2]).name
+    return load(path, environment={key: str(value) for key, value in service["environment"].items()})
+
+
+def test_our_services_have_a_configuration_that_fits_the_others(compose):
+    services = compose["services"]
+    for name in ("simulate", "train", "serve"):
+        config = configured(services[name])
+        assert services[name]["command"][0] == name
+        assert config.source.brokers == ["kafka:19092"]
+        assert services["train"]["ports"] == ["127.0.0.1:{0}:{0}".format(config.telemetry.port)]
+        assert services["serve"]["ports"] == ["127.0.0.1:{0}:{0}".format(config.serve.port)]
+        (making,) = services["topics"]["command"]
+        topics = {config.source.impressions, config.source.clicks, config.dead_letters.topic}
+        assert set(re.search(r"for topic in (.+); do", making)[1].split()) == topics
+        assert f"--partitions {config.simulate.partitions} " in making
 
 
 def test_grafana_finds_the_dashboard_and_the_data_source_where_they_are_mounted(compose):
