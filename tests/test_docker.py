@@ -93,8 +93,8 @@ def test_our_services_have_a_configuration_that_fits_the_others(compose):
         config = configured(services[name])
         assert services[name]["command"][0] == name
         assert config.source.brokers == ["kafka:19092"]
-        assert services["train"]["ports"] == ["127.0.0.1:{0}:{0}".format(config.telemetry.port)]
-        assert services["serve"]["ports"] == ["127.0.0.1:{0}:{0}".format(config.serve.port)]
+        assert services["train"]["ports"] == [f"127.0.0.1:{config.telemetry.port}:{config.telemetry.port}"]
+        assert services["serve"]["ports"] == [f"127.0.0.1:{config.serve.port}:{config.serve.port}"]
         (making,) = services["topics"]["command"]
         topics = {config.source.impressions, config.source.clicks, config.dead_letters.topic}
         assert set(re.search(r"for topic in (.+); do", making)[1].split()) == topics
