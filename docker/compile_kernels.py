@@ -7,14 +7,15 @@ that k first starts, which takes some seconds.
 from __future__ import annotations
 
 from itertools import product
+from typing import Final, Literal
 
 from online_fm.model.config import AdaGrad, Ftrl, ModelConfig
 from online_fm.model.learner import Learner, Predictor
 
 __all__ = ["compile_all"]
 
-FACTORS = {"lr": (8,), "fm": (4, 8, 16), "ffm": (4,)}
-OPTIMIZERS = Ftrl(), AdaGrad()
+FACTORS: Final[dict[Literal["lr", "fm", "ffm"], tuple[int, ...]]] = {"lr": (8,), "fm": (4, 8, 16), "ffm": (4,)}
+OPTIMIZERS: Final[tuple[Ftrl | AdaGrad, ...]] = Ftrl(), AdaGrad()
 
 
 def compile_all() -> None:
