@@ -24,7 +24,7 @@ from online_fm.source.dead_letter import DeadLetters
 from online_fm.source.port import Source, TopicPartition
 from online_fm.train.pipeline import Pipeline, PipelineState
 
-__all__ = ["CheckpointConfig", "Checkpoints", "Committed", "SnapshotConfig", "learning_of"]
+__all__ = ["CheckpointConfig", "Checkpoints", "Committed", "SnapshotConfig"]
 
 
 class CheckpointConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -126,15 +126,15 @@ class Checkpoints:
 _OTHER = "go back to the configuration it was written with, or give checkpoint.path and snapshot.path new folders"
 
 
-def learning_of(pipeline: Pipeline) -> tuple[dict[str, Any], dict[str, Any]]:
+def _learning_of(pipeline: Pipeline) -> tuple[dict[str, Any], dict[str, Any]]:
     """Model and features as a manifest holds them: what must be equal for parameters to mean the same."""
-    model: dict[str, Any] = msgspec.to_builtins(pipeline.config.model)
-    features: dict[str, Any] = msgspec.to_builtins(pipeline.config.features)
+    config = pipeline.config
+    model, features = (msgspec.json.decode(msgspec.json.encode(part)) for part in (config.model, config.features))
     return model, features
 
 
 def _manifest(pipeline: Pipeline, state: PipelineState, version: int, now_ms: int) -> Manifest:
-    model, features = learning_of(pipeline)
+    model, features = _learning_of(pipeline)
     first_ms = pipeline.first_time_ms
     return Manifest(
         kind="checkpoint",
@@ -150,7 +150,7 @@ def _manifest(pipeline: Pipeline, state: PipelineState, version: int, now_ms: in
 
 
 def _check_same(name: str, manifest: Manifest, pipeline: Pipeline) -> None:
-    model, features = learning_of(pipeline)
+    model, features = _learning_of(pipeline)
     odd = [f"model.{key}" for key in _differing(manifest.model, model) if key != "max_features"]
     odd += [f"features.{key}" for key in _differing(manifest.features, features)]
     if odd:
