@@ -17,7 +17,7 @@ is learned, which settles repeated features as in FM. Fields that the row lacks 
 changes nothing.
 
 A record is `w s1 s2 _... | v[F k, padded to 16] | state of v`; the head takes a cache line, so that the factors are
-aligned. Prefetching gives nothing here: a record is tens of lines, which the hardware's own prefetcher follows.
+aligned.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ import numpy as np
 from numba import njit
 
 from online_fm.model.kernels import F32, FINGERPRINT, I32, I64, INLINE, KERNEL, U8, U16, U32, Bool, Rates
+from online_fm.model.kernels.ahead import ask, widest
 from online_fm.model.kernels.lanes import load, store, total, zeros
 from online_fm.model.kernels.link import sigmoid, sound
 from online_fm.model.kernels.optim import update_factors, update_weight
@@ -104,6 +105,7 @@ def _forward(
     q = zero
     alone = zero
     for j in range(lo, hi):
+        ask(j + hi - lo, slot, flat, stride, 0, HEAD + row)
         x = val[j]
         f = int(fld[j])
         x_max = max(x_max, abs(np.float64(x)))
@@ -133,15 +135,6 @@ def _forward(
     return logit, q, x_max
 
 
-@njit(**INLINE)
-def _widest(ptr: I64) -> int:
-    """The largest number of features in a row."""
-    widest = 0
-    for i in range(ptr.size - 1):
-        widest = max(widest, ptr[i + 1] - ptr[i])
-    return widest
-
-
 def make_predict(k: int, fingerprint: int = FINGERPRINT) -> Callable[..., None]:
     """Compile p of every row."""
 
@@ -164,7 +157,7 @@ def make_predict(k: int, fingerprint: int = FINGERPRINT) -> Callable[..., None]:
         flat, stride, zero = records.reshape(records.size), records.shape[1], zeros(k)
         row = (n_fields * k + WIDTH - 1) // WIDTH * WIDTH
         towards, spare = np.zeros(n_fields * row, np.float32), np.empty(row, np.float32)
-        own = np.empty(_widest(ptr) * k, np.float32)
+        own = np.empty(widest(ptr) * k, np.float32)
         seen, present = np.zeros(n_fields, np.uint8), np.empty(n_fields, np.uint16)
         for i in range(ptr.size - 1):
             logit, _, _ = _forward(
@@ -225,7 +218,7 @@ def make_step(k: int, w_kind: int, v_kind: int, fingerprint: int = FINGERPRINT) 
         flat, stride, zero, wide = records.reshape(records.size), records.shape[1], zeros(k), zeros(WIDTH)
         row = (n_fields * k + WIDTH - 1) // WIDTH * WIDTH
         towards, spare = np.zeros(n_fields * row, np.float32), np.empty(row, np.float32)
-        own = np.empty(_widest(ptr) * k, np.float32)
+        own = np.empty(widest(ptr) * k, np.float32)
         seen, present = np.zeros(n_fields, np.uint8), np.empty(n_fields, np.uint16)
         for i in range(ptr.size - 1):
             lo, hi = ptr[i], ptr[i + 1]
@@ -260,6 +253,7 @@ def make_step(k: int, w_kind: int, v_kind: int, fingerprint: int = FINGERPRINT) 
                 continue
             update_weight(w_kind, np.float32(g), w0, 0, w_rates)
             for j in range(lo, hi):
+                ask(j + hi - lo, slot, flat, stride, HEAD + row, stride)
                 at = int(slot[j]) * stride
                 if at >= 0:
                     f = int(fld[j])

@@ -17,7 +17,8 @@ import numpy as np
 from numba import njit
 
 from online_fm.model.kernels import F32, FINGERPRINT, I32, I64, INLINE, KERNEL, U16, U32, Bool, Rates
-from online_fm.model.kernels.lanes import load, prefetch, store, total, zeros
+from online_fm.model.kernels.ahead import ask, widest
+from online_fm.model.kernels.lanes import load, store, total, zeros
 from online_fm.model.kernels.link import sigmoid, sound
 from online_fm.model.kernels.optim import update_factors, update_weight
 from online_fm.model.kernels.signatures import PREDICT, STEP
@@ -26,7 +27,6 @@ from online_fm.model.kernels.table import draw, tag_of
 __all__ = ["HEAD", "make_predict", "make_step"]
 
 HEAD = 4
-LINE = 16
 
 
 @njit(**INLINE)
@@ -52,6 +52,7 @@ def _forward(
     q = zero
     k = len(zero)
     for j in range(lo, hi):
+        ask(j + hi - lo, slot, flat, stride, 0, stride)
         x = val[j]
         x_max = max(x_max, abs(np.float64(x)))
         at = int(slot[j]) * stride
@@ -66,15 +67,6 @@ def _forward(
         q = q + vx * vx
     logit += 0.5 * total(z * z - q)
     return logit, z, q, x_max
-
-
-@njit(**INLINE)
-def _widest(ptr: I64) -> int:
-    """The largest number of features in a row."""
-    widest = 0
-    for i in range(ptr.size - 1):
-        widest = max(widest, ptr[i + 1] - ptr[i])
-    return widest
 
 
 def make_predict(k: int, fingerprint: int = FINGERPRINT) -> Callable[..., None]:
@@ -97,7 +89,7 @@ def make_predict(k: int, fingerprint: int = FINGERPRINT) -> Callable[..., None]:
         """p[i] = sigmoid(logit of row i)."""
         _ = fingerprint
         flat, stride, zero = records.reshape(records.size), records.shape[1], zeros(k)
-        part = np.empty(_widest(ptr) * k, np.float32)
+        part = np.empty(widest(ptr) * k, np.float32)
         for i in range(ptr.size - 1):
             logit, _, _, _ = _forward(
                 ptr[i], ptr[i + 1], fld, key, val, slot, flat, stride, w0[0], seed, sd, part, zero
@@ -137,14 +129,9 @@ def make_step(k: int, w_kind: int, v_kind: int, fingerprint: int = FINGERPRINT) 
         """
         _ = fingerprint
         flat, stride, zero = records.reshape(records.size), records.shape[1], zeros(k)
-        part = np.empty(_widest(ptr) * k, np.float32)
+        part = np.empty(widest(ptr) * k, np.float32)
         for i in range(ptr.size - 1):
             lo, hi = ptr[i], ptr[i + 1]
-            if i + 2 < ptr.size:
-                for j in range(hi, ptr[i + 2]):
-                    at = int(max(slot[j], 0)) * stride
-                    for line in range(0, stride, LINE):
-                        prefetch(flat, at + line)
             logit, z, q, x_max = _forward(lo, hi, fld, key, val, slot, flat, stride, w0[0], seed, sd, part, zero)
             probability = sigmoid(logit)
             p[i] = probability

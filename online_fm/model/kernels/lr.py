@@ -11,7 +11,7 @@ import numpy as np
 from numba import njit
 
 from online_fm.model.kernels import F32, FINGERPRINT, I32, I64, INLINE, KERNEL, U16, U32, Bool, Rates
-from online_fm.model.kernels.lanes import prefetch
+from online_fm.model.kernels.ahead import ask
 from online_fm.model.kernels.link import sigmoid, sound
 from online_fm.model.kernels.optim import update_weight
 from online_fm.model.kernels.signatures import PREDICT, STEP
@@ -25,6 +25,7 @@ def _forward(lo: int, hi: int, val: F32, slot: I32, flat: F32, stride: int, w0: 
     logit = np.float64(w0)
     x_max = 0.0
     for j in range(lo, hi):
+        ask(j + hi - lo, slot, flat, stride, 0, stride)
         x = np.float64(val[j])
         x_max = max(x_max, abs(x))
         if slot[j] >= 0:
@@ -89,9 +90,6 @@ def make_step(w_kind: int, fingerprint: int = FINGERPRINT) -> Callable[..., None
         _ = fingerprint
         flat, stride = records.reshape(records.size), records.shape[1]
         for i in range(ptr.size - 1):
-            if i + 2 < ptr.size:
-                for j in range(ptr[i + 1], ptr[i + 2]):
-                    prefetch(flat, int(max(slot[j], 0)) * stride)
             logit, x_max = _forward(ptr[i], ptr[i + 1], val, slot, flat, stride, w0[0])
             probability = sigmoid(logit)
             p[i] = probability

@@ -12,8 +12,8 @@ them into the weight that z, n give; until then (n = 0) they stay.
 
 AdaGrad (Duchi et al., JMLR 2011), state A:   g += l2 w;  A += g^2;  w -= eta g / sqrt(a0 + A).
 
-A gradient of exactly 0 leaves weight and state as they are. Rates are tuples of float32: (alpha, beta, l1, l2) or
-(eta, a0, 0, l2).
+A gradient of exactly 0 leaves weight and state as they are. Rates are tuples of float32: (1 / alpha, beta, l1, l2)
+or (eta, a0, 0, l2): roots and divisions are what an update costs, so FTRL has two of each per coordinate and no more.
 """
 
 from __future__ import annotations
@@ -41,13 +41,13 @@ def update_weight(kind: int, g: np.float32, array: F32, at: int, rates: Rates) -
 
 @njit(**INLINE)
 def _ftrl_weight(g: np.float32, array: F32, at: int, rates: Rates) -> None:
-    alpha, beta, l1, l2 = rates
+    per_alpha, beta, l1, l2 = rates
     n = array[at + 2]
     n_new = n + g * g
     root = np.sqrt(n_new)
-    z = array[at + 1] + g - g * g / ((root + np.sqrt(n) + TINY) * alpha) * array[at]
+    z = array[at + 1] + g - g * g / (root + np.sqrt(n) + TINY) * per_alpha * array[at]
     size = abs(z) - l1
-    denominator = (beta + root) / alpha + l2
+    denominator = (beta + root) * per_alpha + l2
     w = np.float32(0.0)
     if size > 0.0 and denominator > 0.0:
         w = -np.copysign(size, z) / denominator
@@ -76,16 +76,16 @@ def update_factors(kind: int, g: F32, array: F32, at: int, width: int, rates: Ra
 
 @njit(**INLINE)
 def _ftrl_factors(g: F32, array: F32, at: int, width: int, rates: Rates) -> None:
-    alpha, beta, l1, l2 = rates
+    per_alpha, beta, l1, l2 = rates
     v = load(array, at, g)
     z = load(array, at + width, g)
     n = load(array, at + 2 * width, g)
     g2 = g * g
     n_new = n + g2
     root = sqrt(n_new)
-    sigma: F32 = g2 / ((root + sqrt(n) + TINY) * alpha)
+    sigma: F32 = g2 / (root + sqrt(n) + TINY) * per_alpha
     z = z + g - sigma * v
-    weight: F32 = np.float32(0.0) - shrink(z, l1) / ((root + beta) / alpha + l2 + TINY)
+    weight: F32 = np.float32(0.0) - shrink(z, l1) / ((root + beta) * per_alpha + l2 + TINY)
     store(array, at, where_nonzero(n_new, weight, v))
     store(array, at + width, z)
     store(array, at + 2 * width, n_new)

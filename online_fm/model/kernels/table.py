@@ -21,7 +21,7 @@ from online_fm.model.kernels.lanes import prefetch
 
 __all__ = ["draw", "make_table", "tag_of"]
 
-AHEAD = 16
+AHEAD = 32
 
 
 @njit(**INLINE)
