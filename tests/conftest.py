@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Iterator
 
@@ -15,6 +16,13 @@ def running_broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]
     broker.start()
     yield broker
     broker.stop()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _sockets_collected() -> Iterator[None]:
+    """Let garbage go while the filters below are still in force."""
+    yield
+    gc.collect()
 
 
 @pytest.fixture

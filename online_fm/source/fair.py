@@ -15,11 +15,13 @@ def shares(available: Sequence[int], limit: int) -> list[int]:
     """Divide `limit` records over partitions that have `available` ones; the first get the odd record."""
     given = [0] * len(available)
     hungry = [i for i, n in enumerate(available) if n > 0]
-    while hungry and limit > 0:
-        each, odd = divmod(limit, len(hungry))
-        for rank, i in enumerate(hungry):
-            more = min(each + (rank < odd), available[i] - given[i])
+    while hungry and limit >= len(hungry):
+        each = limit // len(hungry)
+        for i in hungry:
+            more = min(each, available[i] - given[i])
             given[i] += more
             limit -= more
         hungry = [i for i in hungry if given[i] < available[i]]
+    for i in hungry[:limit]:
+        given[i] += 1
     return given

@@ -1,0 +1,190 @@
+"""Dead letters in files and topics: nothing is lost by a crash, a full memory or a broker that is away."""
+
+from __future__ import annotations
+
+import base64
+import json
+import time
+
+import pytest
+
+from online_fm.errors import ConfigError, SourceError
+from online_fm.source import dead_letter
+from online_fm.source.config import ConfluentConfig, DeadLetterConfig, FilesConfig, KafkaPythonConfig
+from online_fm.source.dead_letter import DeadLetter, DeadLetters, open_dead_letters
+
+FILES = FilesConfig(path="events")
+
+
+def letter(offset: int = 7, value: bytes = b'{"id":') -> DeadLetter:
+    return DeadLetter("impressions", 2, offset, 1_700_000_000_000, "not_json", value)
+
+
+def lines(path) -> list[dict]:
+    return [json.loads(line) for line in path.read_bytes().splitlines()]
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "made" / "dead.jsonl"
+
+
+def to_file(path) -> DeadLetters:
+    return open_dead_letters(DeadLetterConfig(kind="file", path=str(path)), FILES)
+
+
+def test_a_letter_is_a_line_with_coordinates_and_reason_and_value(path):
+    letters = to_file(path)
+    letters.write([letter()])
+    letters.flush()
+    assert lines(path) == [
+        {
+            "topic": "impressions",
+            "partition": 2,
+            "offset": 7,
+            "timestamp": 1_700_000_000_000,
+            "reason": "not_json",
+            "value": '{"id":',
+        }
+    ]
+    letters.close()
+
+
+def test_bytes_that_are_not_text_come_back_from_base64(path):
+    letters = to_file(path)
+    letters.write([letter(value=b"\xff\x00\n")])
+    letters.close()
+    (line,) = lines(path)
+    assert "value" not in line
+    assert base64.b64decode(line["value_base64"]) == b"\xff\x00\n"
+
+
+def test_nothing_is_in_the_file_before_the_flush_and_a_second_run_appends(path):
+    for offset in (1, 2):
+        letters = to_file(path)
+        letters.write([letter(offset)])
+        assert len(lines(path)) == offset - 1
+        letters.flush()
+        letters.flush()
+        letters.close()
+        letters.close()
+    assert [line["offset"] for line in lines(path)] == [1, 2]
+
+
+def test_a_line_that_a_crash_has_cut_does_not_spoil_the_next(path):
+    path.parent.mkdir()
+    path.write_bytes(b'{"topic":"impr')
+    letters = to_file(path)
+    letters.write([letter()])
+    letters.close()
+    cut, whole = path.read_bytes().splitlines()
+    assert cut == b'{"topic":"impr'
+    assert json.loads(whole)["offset"] == 7
+
+
+def test_letters_that_fill_the_memory_are_flushed_unasked(path):
+    letters = to_file(path)
+    letters.write(letter(i, b"x" * 1_000_000) for i in range(20))
+    assert len(lines(path)) == 18
+    letters.close()
+    assert [line["offset"] for line in lines(path)] == list(range(20))
+
+
+def test_a_folder_in_the_files_place_is_an_error(tmp_path):
+    with pytest.raises(SourceError, match="directory"):
+        to_file(tmp_path)
+
+
+def test_a_closed_file_takes_no_letters(path):
+    letters = to_file(path)
+    letters.close()
+    with pytest.raises(SourceError, match="closed"):
+        letters.write([letter()])
+
+
+def test_without_a_place_letters_go_nowhere():
+    letters = open_dead_letters(DeadLetterConfig(), FILES)
+    letters.write([letter()])
+    letters.close()
+
+
+class Failing:
+    """An outlet that is down for the first deliveries."""
+
+    def __init__(self, failures: int) -> None:
+        self.failures, self.delivered = failures, []
+
+    def deliver(self, letters: list[DeadLetter]) -> None:
+        if self.failures:
+            self.failures -= 1
+            raise SourceError("down")
+        self.delivered += letters
+
+    def close(self) -> None:
+        pass
+
+
+def test_a_flush_that_fails_keeps_its_letters_for_the_next():
+    outlet = Failing(1)
+    letters = DeadLetters(outlet)
+    letters.write([letter(1)])
+    with pytest.raises(SourceError, match="down"):
+        letters.flush()
+    letters.write([letter(2)])
+    letters.flush()
+    assert [each.offset for each in outlet.delivered] == [1, 2]
+
+
+def test_a_topic_needs_a_kafka_source_and_must_not_be_one_that_is_read():
+    config = DeadLetterConfig(kind="kafka", topic="clicks")
+    with pytest.raises(ConfigError, match=r"dead_letters\.kind: `kafka` needs a Kafka source"):
+        open_dead_letters(config, FILES)
+    with pytest.raises(ConfigError, match=r"dead_letters\.topic: clicks is a topic that is read"):
+        open_dead_letters(config, KafkaPythonConfig(brokers=["127.0.0.1:9"]))
+
+
+@pytest.mark.kafka
+@pytest.mark.parametrize("source", [KafkaPythonConfig, ConfluentConfig])
+def test_a_letter_in_a_topic_is_the_original_bytes_with_headers(kafka, source):
+    topic = kafka.topic("dead")
+    letters = open_dead_letters(DeadLetterConfig(kind="kafka", topic=topic), source(brokers=[kafka.address]))
+    letters.write([letter(1, b"\xff"), letter(2, b"")])
+    letters.flush()
+    assert kafka.ends(topic) == 2
+    letters.close()
+    first, second = kafka.read(topic, 2)
+    assert (first.key(), first.value(), second.value()) == (None, b"\xff", b"")
+    assert dict(first.headers()) == {
+        "topic": b"impressions",
+        "partition": b"2",
+        "offset": b"1",
+        "timestamp": b"1700000000000",
+        "reason": b"not_json",
+    }
+
+
+@pytest.mark.kafka
+@pytest.mark.parametrize("source", [KafkaPythonConfig, ConfluentConfig])
+def test_letters_reach_their_topic_after_a_broker_that_was_away(kafka, source, monkeypatch):
+    monkeypatch.setattr(dead_letter, "FLUSH_S", 2.0)
+    topic = kafka.topic("dead")
+    letters = open_dead_letters(DeadLetterConfig(kind="kafka", topic=topic), source(brokers=[kafka.address]))
+    letters.write([letter(1)])
+    letters.flush()
+    kafka.stop()
+    try:
+        letters.write([letter(2)])
+        with pytest.raises(SourceError, match=f"writing dead letters to {topic}") as raised:
+            letters.flush()
+        assert raised.value.retriable
+    finally:
+        kafka.start()
+    deadline = time.monotonic() + 30
+    while True:
+        try:
+            letters.flush()
+            break
+        except SourceError:
+            assert time.monotonic() < deadline
+    letters.close()
+    assert {dict(m.headers())["offset"] for m in kafka.read(topic, kafka.ends(topic))} == {b"1", b"2"}
