@@ -112,7 +112,7 @@ class Worker:
         batch = parts.source.poll(self._config.batch_records, self._config.poll_ms, parts.pipeline.ahead())
         parts.pipeline.assign(parts.source.positions())
         began_s = time.monotonic()
-        report = parts.pipeline.step(batch, self._now_ms())
+        report = parts.pipeline.step(batch, 0 if self._bounded else self._now_ms())
         parts.dead_letters.write(report.rejects)
         self._changed |= bool(report.merged or report.counts.total())
         now_s = time.monotonic()
