@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import re
 import shutil
@@ -21,6 +22,7 @@ SCRIPT = Path(__file__).parent / "kafka" / "kafka.sh"
 QUIET = {"log_level": 0}
 
 
+@functools.cache
 def missing_tools() -> str | None:
     """What this machine lacks for a broker, in one line; None where it has all."""
     home = os.environ.get("JAVA_HOME")

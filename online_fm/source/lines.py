@@ -20,7 +20,7 @@ from online_fm.errors import SourceError
 __all__ = ["COMPRESSED", "LineReader"]
 
 COMPRESSED = (".gz", ".zst")
-ZSTD_PIECE_BYTES = 1 << 15  # compressed bytes at a time: the output has no bound of its own
+ZSTD_PIECE_BYTES = 1 << 10  # compressed bytes at a time: 4 of them can make 128 KiB, so these at most 32 MiB
 
 
 class _Blocks(Protocol):

@@ -61,7 +61,7 @@ P
 }
 
 start() {
-  compgen -G "$libs/kafka_*.jar" > /dev/null || fetch
+  compgen -G "$libs/kafka_*.jar" > /dev/null || fetch >&2
   [ -f "$data/kraft/meta.properties" ] || configure
   local port
   port="$(cat "$data/port")"
