@@ -6,6 +6,7 @@ import itertools
 import math
 
 import msgspec
+import numba
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -16,6 +17,8 @@ from online_fm.features.batch import Rows
 from online_fm.model import AdaGrad, Ftrl, Learner, ModelConfig, Predictor
 
 FIELDS = 4
+# With NUMBA_DISABLE_JIT=1 kernels run on NumPy scalars, which warn where machine words wrap around or overflow.
+pytestmark = [pytest.mark.filterwarnings("ignore::RuntimeWarning")] if numba.config.DISABLE_JIT else []
 OPTIMIZERS = {
     "ftrl": Ftrl(alpha=0.1, beta=1.0),
     "ftrl with l1 and l2": Ftrl(alpha=0.3, beta=0.5, l1=0.1, l2=0.2),

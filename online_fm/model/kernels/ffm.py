@@ -23,6 +23,7 @@ aligned.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 
 import numpy as np
 from numba import njit
@@ -135,6 +136,7 @@ def _forward(
     return logit, q, x_max
 
 
+@cache
 def make_predict(k: int, fingerprint: int = FINGERPRINT) -> Callable[..., None]:
     """Compile p of every row."""
 
@@ -185,6 +187,7 @@ def make_predict(k: int, fingerprint: int = FINGERPRINT) -> Callable[..., None]:
     return predict
 
 
+@cache
 def make_step(k: int, w_kind: int, v_kind: int, fingerprint: int = FINGERPRINT) -> Callable[..., None]:
     """Compile predict-then-learn for k factors, an optimizer for w and one for v."""
 

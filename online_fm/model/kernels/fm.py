@@ -12,6 +12,7 @@ Product and sum are rounded apart on purpose: a feature alone in its row has the
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 
 import numpy as np
 from numba import njit
@@ -69,6 +70,7 @@ def _forward(
     return logit, z, q, x_max
 
 
+@cache
 def make_predict(k: int, fingerprint: int = FINGERPRINT) -> Callable[..., None]:
     """Compile p of every row."""
 
@@ -99,6 +101,7 @@ def make_predict(k: int, fingerprint: int = FINGERPRINT) -> Callable[..., None]:
     return predict
 
 
+@cache
 def make_step(k: int, w_kind: int, v_kind: int, fingerprint: int = FINGERPRINT) -> Callable[..., None]:
     """Compile predict-then-learn for k factors, an optimizer for w and one for v."""
 

@@ -6,6 +6,7 @@ A record is `w s1 s2 _`: sixteen bytes, so that none crosses a cache line.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 
 import numpy as np
 from numba import njit
@@ -33,6 +34,7 @@ def _forward(lo: int, hi: int, val: F32, slot: I32, flat: F32, stride: int, w0: 
     return logit, x_max
 
 
+@cache
 def make_predict(fingerprint: int = FINGERPRINT) -> Callable[..., None]:
     """Compile p of every row."""
 
@@ -60,6 +62,7 @@ def make_predict(fingerprint: int = FINGERPRINT) -> Callable[..., None]:
     return predict
 
 
+@cache
 def make_step(w_kind: int, fingerprint: int = FINGERPRINT) -> Callable[..., None]:
     """Compile predict-then-learn with an optimizer for w."""
 

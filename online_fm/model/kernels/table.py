@@ -12,6 +12,7 @@ contributes its initial value and does not learn.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 
 import numpy as np
 from numba import njit, types
@@ -79,6 +80,7 @@ def _ask_ahead(fld: U16, key: U32, j: int, index: U64) -> None:
         prefetch(index, 2 * int(_home(tag_of(fld[ahead], key[ahead]), index)))
 
 
+@cache
 def make_table(fingerprint: int = FINGERPRINT) -> tuple[Callable[..., int], Callable[..., None], Callable[..., int]]:
     """Compile (resolve, lookup, rehash)."""
     index, tags = array_of(types.uint64), array_of(types.uint64)
