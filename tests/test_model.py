@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from concurrent.futures import ThreadPoolExecutor
 
 import msgspec
 import numba
@@ -15,6 +16,8 @@ from reference import Reference, Row, difference_quotient, initial_factors, log_
 
 from online_fm.features.batch import Rows
 from online_fm.model import AdaGrad, Ftrl, Learner, ModelConfig, Predictor
+from online_fm.model.kernels import FINGERPRINT, ffm, fm, lr
+from online_fm.model.kernels.table import make_table
 
 FIELDS = 4
 # With NUMBA_DISABLE_JIT=1 kernels run on NumPy scalars, which warn where machine words wrap around or overflow.
@@ -238,6 +241,17 @@ def test_a_predictor_says_what_its_learner_says_bit_for_bit(config):
     assert predictor.features == learner.features
 
 
+@each_kind
+def test_threads_may_share_a_predictor(config):
+    learner = learner_after(config, random_examples(200))
+    batches = [arrays(random_examples(300, seed=seed, keys=40))[0] for seed in range(8)]
+    predictor = Predictor(config, FIELDS, learner.parameters())
+    alone = [predictor.predict(rows).tobytes() for rows in batches]
+    with ThreadPoolExecutor(4) as pool:
+        together = list(pool.map(lambda rows: predictor.predict(rows).tobytes(), batches * 20))
+    assert together == alone * 20
+
+
 @each_config
 def test_predicting_changes_nothing_and_equals_a_step_that_learns_nothing(config):
     learner = learner_after(config, random_examples(100))
@@ -446,6 +460,24 @@ def test_a_state_of_another_model_is_refused():
         Learner(ModelConfig(kind="fm", k=4), FIELDS).restore(state.state())
     with pytest.raises(ValueError, match=r"^tags: .* max_features is 3"):
         Learner(ModelConfig(kind="fm", k=8, max_features=3), FIELDS).restore(state.state())
+
+
+@pytest.mark.skipif(bool(numba.config.DISABLE_JIT), reason="there is no compiled code to keep")
+def test_compiled_code_is_kept_under_integers_only_one_of_them_the_fingerprint_of_all_kernel_sources():
+    kernels = [*make_table(), lr.make_step(0), lr.make_predict()]
+    kernels += [make for room in (fm, ffm) for make in (room.make_step(3, 0, 0), room.make_predict(3))]
+    for kernel in kernels:
+        cells = [cell.cell_contents for cell in kernel.py_func.__closure__]
+        assert all(type(cell) is int for cell in cells)
+        assert FINGERPRINT in cells
+
+
+def test_columns_whose_lengths_differ_are_refused():
+    rows, label, weight, learn = arrays(random_examples(5))
+    with pytest.raises(ValueError, match="5 rows with 4 labels, 5 weights, 5 to learn"):
+        Learner(ModelConfig(), FIELDS).step(rows, label[:4], weight, learn)
+    with pytest.raises(ValueError, match=r"rows of \d+ features with"):
+        Learner(ModelConfig(), FIELDS).predict(Rows(rows.ptr, rows.fld[:-1], rows.key, rows.val))
 
 
 def test_a_field_that_the_model_does_not_have_is_refused():

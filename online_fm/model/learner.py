@@ -62,6 +62,8 @@ class Learner:
     ) -> Outcome:
         """Predict every row in order and learn those marked in `learn`; label, weight f32[n], learn bool[n]."""
         _check(rows, self.n_fields)
+        if not len(rows) == len(label) == len(weight) == len(learn):
+            raise ValueError(f"{len(rows)} rows with {len(label)} labels, {len(weight)} weights, {len(learn)} to learn")
         learn = learn & (weight != 0)
         slot = self._table.resolve(rows, learn)
         outcome = Outcome(np.empty(len(rows), np.float32), np.zeros(len(rows), np.bool_))
@@ -170,7 +172,11 @@ def _predict_rows(
 
 
 def _check(rows: Rows, n_fields: int) -> None:
-    """Kernels do not check bounds: a field that the model does not have must not reach them."""
+    """Kernels do not check bounds: columns of other lengths, or a field beyond the last, must not reach them."""
+    if not rows.nnz == len(rows.fld) == len(rows.key) == len(rows.val):
+        raise ValueError(
+            f"rows of {rows.nnz} features with {len(rows.fld)}, {len(rows.key)}, {len(rows.val)} in columns"
+        )
     if rows.nnz and int(rows.fld.max()) >= n_fields:
         raise ValueError(f"a row has field {int(rows.fld.max())}, but the model has {n_fields} fields")
 
