@@ -15,11 +15,13 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import yaml
-from traffic import CONFIG, pipeline
+from traffic import CONFIG, config
 
+from online_fm.config import learning
 from online_fm.snapshot.store import FolderStore, names_of
 from online_fm.source.port import TopicPartition
 from online_fm.train.checkpoint import Checkpoints
+from online_fm.train.pipeline import Pipeline
 
 __all__ = ["Folder", "free_port", "get", "until"]
 
@@ -64,7 +66,7 @@ class Folder:
             "telemetry": {"port": self.port},
         }
         for name, change in changes.items():
-            tree[name] = tree.get(name, {}) | change if isinstance(change, dict) and name != "source" else change
+            tree[name] = tree.get(name, {}) | change if name not in ("source", "dead_letters") else change
         self.config = path / "config.yaml"
         self.config.write_text(yaml.safe_dump(tree))
 
@@ -100,9 +102,9 @@ class Folder:
         folder = self.path / "checkpoints"
         return names_of(FolderStore(folder), "checkpoint") if folder.is_dir() else []
 
-    def learned(self, *settings: str):
+    def learned(self, *settings: str, topics: tuple[str, str] = ("impressions", "clicks")) -> Pipeline:
         """A pipeline with the state of the newest checkpoint."""
-        learner = pipeline(*settings)
+        learner = Pipeline(learning(config(*settings)), impressions=topics[0], clicks=topics[1])
         stores = FolderStore(self.path / "checkpoints"), FolderStore(self.path / "snapshots")
         Checkpoints(*stores, keep=9, keep_snapshots=9).restore(learner)
         return learner
