@@ -3,18 +3,23 @@
 Later wins: file, then `ONLINE_FM__SECTION__KEY=value`, then `--set section.key=value`; values of the last two are read
 as YAML. What is wrong is a `ConfigError` that names the dotted path, before anything connects. The rooms check
 themselves; here stand only the checks across rooms. A section that a command does not need may be left out.
+
+YAML is read as people write it: a key that is there twice is an error, and `1e-3` is a number. No setting may be
+infinite: what is meant by that, where it can be meant, is said with `null`.
 """
 
 from __future__ import annotations
 
+import difflib
+import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import yaml
-from msgspec import Struct
+from msgspec import Struct, inspect
 
 from online_fm.errors import ConfigError
 from online_fm.events import EventsConfig
@@ -33,6 +38,9 @@ from online_fm.train.worker import TrainConfig
 __all__ = ["Config", "learning", "load", "parse"]
 
 _PREFIX = "ONLINE_FM__"
+_EXPONENT = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$")  # PyYAML wants a dot and a sign
+_PLACE = re.compile(r" - at (`key` in )?`\$\.?(.*)`$", re.DOTALL)
+_FIELD = re.compile(r"Object (contains unknown|missing required) field `(.*)`", re.DOTALL)
 
 
 class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -55,7 +63,7 @@ class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     def __post_init__(self) -> None:
         if self.dead_letters.kind == "kafka" and not isinstance(self.source, KafkaConfig):
             raise ValueError("dead_letters.kind: 'kafka' needs a source that is a Kafka cluster")
-        if self.checkpoint.path == self.snapshot.path:
+        if Path(self.checkpoint.path).resolve() == Path(self.snapshot.path).resolve():
             raise ValueError("snapshot.path: checkpoints and snapshots need folders of their own")
 
 
@@ -108,21 +116,29 @@ def learning(config: Config) -> LearningConfig:
 class _Loader(yaml.SafeLoader):
     """Safe YAML that also refuses a key that is there twice, one of which would be lost silently."""
 
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen: set[object] = set()
-        for key_node, _ in node.value:
-            key = self.construct_object(key_node, deep=True)
-            if isinstance(key, str | int) and key in seen:
-                raise yaml.MarkedYAMLError(problem=f"'{key}' is there twice", problem_mark=key_node.start_mark)
-            seen.add(key if isinstance(key, str | int) else None)
-        return super().construct_mapping(node, deep)
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:  # noqa: ANN401  # PyYAML's own
+        node = super().compose_mapping_node(anchor)
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode):
+                if key.value in seen:
+                    raise yaml.MarkedYAMLError(problem=f"'{key.value}' is there twice", problem_mark=key.start_mark)
+                seen.add(key.value)
+        return node
+
+
+_Loader.add_implicit_resolver("tag:yaml.org,2002:float", _EXPONENT, list("-+.0123456789"))
 
 
 def _yaml(text: str, name: str) -> Any:  # noqa: ANN401  # what YAML holds
     try:
         return yaml.load(text, _Loader)  # noqa: S506  # a SafeLoader with one check more
+    except yaml.MarkedYAMLError as problem:
+        mark = problem.problem_mark
+        place = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
+        raise ConfigError(f"{name}: not YAML: {place}{problem.problem}") from problem
     except yaml.YAMLError as problem:
-        raise ConfigError(f"{name}: not YAML: {problem}") from problem
+        raise ConfigError(f"{name}: not YAML: {' '.join(str(problem).split())}") from problem
 
 
 def _set(tree: dict[str, Any], path: list[str], value: object) -> None:
@@ -136,8 +152,68 @@ def _set(tree: dict[str, Any], path: list[str], value: object) -> None:
 
 def _convert(tree: dict[str, Any]) -> Config:
     try:
-        return msgspec.convert(tree, Config)
+        config = msgspec.convert(tree, Config)
     except msgspec.ValidationError as problem:
-        message, _, where = str(problem).partition(" - at `$")
-        path = re.sub(r"^\.", "", where.rstrip("`"))
-        raise ConfigError(f"{path}: {message}" if path else message) from problem
+        raise ConfigError(_told(str(problem))) from problem
+    _check_finite(msgspec.to_builtins(config), "")
+    return config
+
+
+def _told(problem: str) -> str:
+    """What msgspec says, behind the dotted path: that of the setting itself where one is missing or unknown."""
+    place = _PLACE.search(problem)
+    path, message = (place[2], problem[: place.start()]) if place else ("", problem)
+    field = _FIELD.fullmatch(message)
+    if place and place[1]:
+        message = "keys must be texts"
+    elif field:
+        path, message = f"{path}.{field[2]}".removeprefix("."), _missed(path, field[2], unknown="unknown" in field[1])
+    elif message.startswith("Invalid"):
+        message += f"; it may be {', '.join(_choices(path))}"
+    return f"{path}: {message}" if path else message
+
+
+def _missed(section: str, name: str, *, unknown: bool) -> str:
+    if not unknown:
+        return "is required"
+    names = {field.encode_name for struct in _structs_at(section) for field in struct.fields} - {name}
+    near = difflib.get_close_matches(name, sorted(names), n=1)
+    return "there is no such setting" + "".join(f"; did you mean {other}?" for other in near)
+
+
+def _choices(path: str) -> Iterator[str]:
+    """What a setting may be, where that is a few words: the values of a choice, or the kinds of a section."""
+    section, _, name = path.rpartition(".")
+    for struct in _structs_at(section):
+        if struct.tag_field == name:
+            yield str(struct.tag)
+        for field in struct.fields:
+            if field.encode_name == name and isinstance(field.type, inspect.LiteralType):
+                yield from map(str, field.type.values)
+
+
+def _structs_at(path: str) -> list[inspect.StructType]:
+    """The kinds of section that may stand at a dotted path."""
+    found = [inspect.type_info(Config)]
+    for part in re.findall(r"\[[^]]*\]|[^.[]+", path):
+        inner = [each for kind in found for each in _inside(kind, part)]
+        found = [each for kind in inner for each in getattr(kind, "types", (kind,))]
+    return [kind for kind in found if isinstance(kind, inspect.StructType)]
+
+
+def _inside(kind: inspect.Type, part: str) -> Iterator[inspect.Type]:
+    if isinstance(kind, inspect.StructType):
+        yield from (field.type for field in kind.fields if field.encode_name == part)
+    elif isinstance(kind, inspect.VarTupleType):
+        yield kind.item_type
+
+
+def _check_finite(value: object, path: str) -> None:
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ConfigError(f"{path}: a finite number is expected")
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            _check_finite(inner, f"{path}.{key}".removeprefix("."))
+    if isinstance(value, list | tuple):
+        for i, inner in enumerate(value):
+            _check_finite(inner, f"{path}[{i}]")
