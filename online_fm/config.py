@@ -142,10 +142,13 @@ def _yaml(text: str, name: str) -> Any:  # noqa: ANN401  # what YAML holds
 
 
 def _set(tree: dict[str, Any], path: list[str], value: object) -> None:
+    """Set what lies at a path; a section on the way that the file does not have begins with its defaults."""
+    defaults: Any = msgspec.to_builtins(Config())
     for part in path[:-1]:
+        defaults = defaults.get(part) if isinstance(defaults, dict) else None
         inner = tree.get(part)
         if not isinstance(inner, dict):
-            inner = tree[part] = {}
+            inner = tree[part] = dict(defaults) if isinstance(defaults, dict) else {}
         tree = inner
     tree[path[-1]] = value
 
