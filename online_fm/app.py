@@ -15,7 +15,7 @@ from typing import Any
 from prometheus_client import CollectorRegistry
 
 from online_fm.config import Config, learning
-from online_fm.errors import ConfigError
+from online_fm.errors import ConfigError, OnlineFMError
 from online_fm.events import EventDecoder
 from online_fm.serve import server
 from online_fm.simulate import Chunk, FileSink, Simulator, Sink
@@ -105,8 +105,11 @@ def simulate(config: Config, stop: Event, on_progress: Callable[[Simulator, Chun
     """Send synthetic traffic to where `source` reads; give the simulator, which knows the best reachable log-loss."""
     configure_logs(config.telemetry)
     simulator = Simulator(config.simulate)
-    with closing(_sink(config)) as sink:
-        run_simulator(simulator, sink, on_progress=lambda chunk: on_progress(simulator, chunk), stop=stop.is_set)
+    try:
+        with closing(_sink(config)) as sink:
+            run_simulator(simulator, sink, on_progress=lambda chunk: on_progress(simulator, chunk), stop=stop.is_set)
+    except OSError as problem:
+        raise OnlineFMError(f"cannot write events: {problem}") from problem
     return simulator
 
 

@@ -19,7 +19,7 @@ import click
 import msgspec
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
-from rich.table import Table
+from rich.table import Column, Table
 
 from online_fm import __version__, app
 from online_fm.config import Config, load
@@ -31,6 +31,7 @@ __all__ = ["cli", "main"]
 
 P = ParamSpec("P")
 _NUMBER = "{:,}".format
+_WIDE = 240
 
 
 def main() -> None:
@@ -167,7 +168,13 @@ def demo(*, seconds: float, as_json: bool) -> None:
 
 @cli.group()
 def snapshots() -> None:
-    """Look at published snapshots (or checkpoints) in a folder."""
+    """Look at published snapshots (or checkpoints) in a folder.
+
+    \b
+    Examples:
+      online-fm snapshots list state/snapshots
+      online-fm snapshots verify state/checkpoints
+    """
 
 
 _folder = click.argument("folder", type=click.Path(exists=True, file_okay=False))
@@ -184,11 +191,11 @@ def snapshots_list(folder: str, *, as_json: bool) -> None:
       online-fm snapshots list state/snapshots
     """
     store = FolderStore(folder)
-    rows = [_summary(store, name) for name in store.names() if version_of(name) is not None]
+    rows = [_summary(store, name) for name in _names(store)]
     if as_json:
-        click.echo(msgspec.json.encode(rows))
+        click.echo(msgspec.json.encode({"files": rows}))
         return
-    table = Table("file", "made", "model", "learned", "features", "bytes", "trouble")
+    table = Table(*_columns("file", "made", "model", "learned", "features", "bytes", "trouble"))
     for row in rows:
         table.add_row(
             row["file"],
@@ -199,17 +206,24 @@ def snapshots_list(folder: str, *, as_json: bool) -> None:
             _NUMBER(row["bytes"]),
             row.get("trouble", ""),
         )
-    Console().print(table)
+    _print(table)
 
 
 @snapshots.command("show")
 @_folder
 @click.argument("version", type=int, required=False)
-def snapshots_show(folder: str, version: int | None) -> None:
-    """Print the manifest of one VERSION in FOLDER, the newest by default, as JSON."""
+@_as_json
+def snapshots_show(folder: str, version: int | None, *, as_json: bool) -> None:
+    """Print the manifest of one VERSION in FOLDER, the newest by default.
+
+    \b
+    Examples:
+      online-fm snapshots show state/snapshots
+      online-fm snapshots show state/snapshots 12 --json
+    """
     store = FolderStore(folder)
-    manifest = manifest_of(store, _name(store, version))
-    click.echo(msgspec.json.format(msgspec.json.encode(manifest), indent=2))
+    manifest = msgspec.json.encode(manifest_of(store, _name(store, version)))
+    click.echo(manifest if as_json else msgspec.json.format(manifest, indent=2))
 
 
 @snapshots.command("verify")
@@ -217,9 +231,18 @@ def snapshots_show(folder: str, version: int | None) -> None:
 @click.argument("version", type=int, required=False)
 @_as_json
 def snapshots_verify(folder: str, version: int | None, *, as_json: bool) -> None:
-    """Read the files of FOLDER whole, or that of one VERSION, and check every hash; exit code 1 if one is damaged."""
+    """Read the files of FOLDER whole, or that of one VERSION, and check every hash.
+
+    Exit code 1 if one is damaged, or if there is none.
+
+    \b
+    Examples:
+      online-fm snapshots verify state/snapshots
+      online-fm snapshots verify state/checkpoints 12 --json
+    """
     store = FolderStore(folder)
-    names = [_name(store, version)] if version else [name for name in store.names() if version_of(name) is not None]
+    newest = _name(store, version)
+    names = _names(store) if version is None else [newest]
     bad: dict[str, str] = {}
     for name in names:
         try:
@@ -237,7 +260,12 @@ def snapshots_verify(folder: str, version: int | None, *, as_json: bool) -> None
 
 @cli.group("config")
 def config_group() -> None:
-    """Look at configurations."""
+    """Look at configurations.
+
+    \b
+    Example:
+      online-fm config check -c config/kafka.yaml
+    """
 
 
 @config_group.command("check")
@@ -271,12 +299,18 @@ def _summary(store: FolderStore, name: str) -> dict[str, Any]:
     }
 
 
+def _names(store: FolderStore) -> list[str]:
+    """The folder's files that are ours, oldest first."""
+    return [name for name in store.names() if version_of(name) is not None]
+
+
 def _name(store: FolderStore, version: int | None) -> str:
     """The file of a version, or the newest."""
-    names = [name for name in store.names() if version_of(name) is not None and version in (None, version_of(name))]
+    names = [name for name in _names(store) if version in (None, version_of(name))]
     if not names:
-        raise StoreError(f"{store.path}: no file of version {version}" if version else f"{store.path}: no snapshot yet")
-    return str(names[-1])
+        what = "nothing here yet" if version is None else f"no file of version {version}"
+        raise StoreError(f"{store.path}: {what}")
+    return names[-1]
 
 
 @contextmanager
@@ -299,10 +333,21 @@ def _show(result: dict[str, Any], title: str, *, as_json: bool) -> None:
     if as_json:
         click.echo(msgspec.json.encode(result))
         return
-    table = Table(title=title, show_header=False)
+    table = Table(*_columns("", ""), title=title, show_header=False)
     for name, value in result.items():
         table.add_row(
             name,
             f"{value:.5f}" if isinstance(value, float) else _NUMBER(value) if isinstance(value, int) else str(value),
         )
-    Console().print(table)
+    _print(table)
+
+
+def _columns(*names: str) -> list[Column]:
+    """Nothing is cut: what is too long for the terminal goes on in the next line."""
+    return [Column(name, overflow="fold") for name in names]
+
+
+def _print(table: Table) -> None:
+    """To standard output, which has no width of its own where it is not a terminal."""
+    console = Console()
+    (console if console.is_terminal else Console(width=_WIDE)).print(table)

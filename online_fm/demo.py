@@ -54,7 +54,7 @@ def run(seconds: float) -> dict[str, Any]:
         worker = stack.enter_context(_Worker(config))
         traffic = stack.enter_context(_process("simulate", settings))
         serving = stack.enter_context(_process("serve", settings))
-        caller = stack.enter_context(_Caller(config.serve.port, config.serve.name))
+        caller = stack.enter_context(_Caller(config, interrupted))
         _watch(interrupted, worker, caller, traffic, serving)
         worker.finish()
         caller.wait_for_version(worker.version, 0.0 if interrupted.is_set() else 10.0)
@@ -180,10 +180,14 @@ class _Worker:
 
 
 class _Caller:
-    """Asks serving for a ranking again and again, from the moment that it is ready."""
+    """Asks serving for a ranking again and again, from the moment that it is ready.
 
-    def __init__(self, port: int, model: str) -> None:
-        self._port, self._path = port, f"/v2/models/{model}/rank"
+    Ctrl-C reaches all processes of the terminal: what fails because serving heard it too is no failure.
+    """
+
+    def __init__(self, config: Config, interrupted: Event) -> None:
+        self._port, self._path = config.serve.port, f"/v2/models/{config.serve.name}/rank"
+        self._interrupted = interrupted
         self._body = json.dumps(_RANKING)
         self._stop = Event()
         self._thread = Thread(target=self._run, name="caller", daemon=True)
@@ -206,7 +210,7 @@ class _Caller:
             try:
                 self._ask()
             except (OSError, http.client.HTTPException, ValueError, KeyError):
-                self._failed += 1
+                self._failed += not self._interrupted.wait(_ASK_EVERY_S)
 
     def _get(self, path: str) -> int:
         connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=5)

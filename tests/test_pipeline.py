@@ -179,6 +179,17 @@ def test_rejects_leave_in_order_with_their_coordinates_and_bytes() -> None:
     assert learner.offsets() == {a: 3, b: 1}
 
 
+def test_a_partition_that_appears_with_records_is_read_again_until_they_are_merged() -> None:
+    a, b, new = TopicPartition("impressions", 0), TopicPartition("clicks", 0), TopicPartition("impressions", 1)
+    stream = MemorySource({a: [impression(1, START_MS)] * 9, b: []})
+    learner = pipeline()
+    learner.assign(stream.positions())
+    stream.append(new, *[impression(i, START_MS + i) for i in range(2, 9)])
+    learner.step(stream.poll(4, 0), now_ms=0)  # two of each: `a` has more to come, so `new` waits
+    assert stream.positions()[new] > 0
+    assert learner.offsets()[new] == 0
+
+
 def test_a_topic_that_is_neither_is_refused() -> None:
     with pytest.raises(ValueError, match="topic 'other' is neither"):
         pipeline().assign({TopicPartition("other", 0): 0})

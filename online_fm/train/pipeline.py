@@ -111,7 +111,10 @@ class Pipeline:
         self._anchor: tuple[int, int] | None = None  # (stream time, now_ms) when the last record was merged
 
     def assign(self, offsets: Mapping[TopicPartition, int]) -> None:
-        """Make partitions known by the offset that is read first; until they have spoken the others wait."""
+        """Make partitions known by the offset that is read first; until they have spoken the others wait.
+
+        One that a batch brings unannounced begins with its first record there.
+        """
         self._merger.assign({self._lane(partition): offset for partition, offset in offsets.items()})
 
     def step(self, batch: RecordBatch, now_ms: int) -> StepReport:
@@ -119,6 +122,7 @@ class Pipeline:
         report = StepReport(records=len(batch))
         before = self._joined()
         for records in batch.records:
+            self.assign({records.partition: int(records.offsets[0])})
             for start in range(0, len(records), _DECODED_AT_ONCE):
                 self._add(_part(records, start), report)
         at_end = {self._lane(partition) for partition in batch.at_end}

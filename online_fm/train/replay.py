@@ -28,11 +28,10 @@ def replay(
 ) -> dict[str, Any]:
     """Read a source to its end and give the summary; `on_progress` is told the records read so far."""
     began_s = time.perf_counter()
-    pipeline.assign(source.positions())
     read = 0
     while True:
-        batch = source.poll(batch_records, _POLL_MS, pipeline.ahead())
         pipeline.assign(source.positions())
+        batch = source.poll(batch_records, _POLL_MS, pipeline.ahead())
         pipeline.step(batch, now_ms=0)
         read += len(batch)
         on_progress(read)

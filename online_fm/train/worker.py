@@ -99,7 +99,6 @@ class Worker:
         self._losses["max_pending"] = counts["dropped"] + counts["dropped_clicks"]
         self._losses["max_features"] = parts.pipeline.learner.overflowed
         parts.source.seek(parts.pipeline.offsets())
-        parts.pipeline.assign(parts.source.positions())
         if manifest is None:
             _log.info("first start", partitions=len(parts.source.partitions()))
         else:
@@ -109,8 +108,8 @@ class Worker:
     def _turn(self) -> bool:
         """One turn of the loop; true where a bounded source has ended."""
         parts = self._parts
-        batch = parts.source.poll(self._config.batch_records, self._config.poll_ms, parts.pipeline.ahead())
         parts.pipeline.assign(parts.source.positions())
+        batch = parts.source.poll(self._config.batch_records, self._config.poll_ms, parts.pipeline.ahead())
         began_s = time.monotonic()
         report = parts.pipeline.step(batch, 0 if self._bounded else self._now_ms())
         parts.dead_letters.write(report.rejects)
