@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import pytest
+import zstandard
 from traffic import fingerprint, pipeline, read_all, source
 
 from online_fm.errors import BadFile, SourceError, StoreError
 from online_fm.features.encode import Encoder
 from online_fm.model.learner import Predictor
-from online_fm.snapshot.format import decode
+from online_fm.snapshot.format import Manifest, decode, encode
 from online_fm.snapshot.store import MemoryStore, file_name, names_of
 from online_fm.source.dead_letter import DeadLetter, DeadLetters
 from online_fm.source.memory import MemorySource
 from online_fm.train.checkpoint import Checkpoints
 from online_fm.train.pipeline import Pipeline
+
+KEPT = sorted((Path(__file__).parent / "data" / "checkpoints").glob("*.zst"))
 
 
 class Shelf:
@@ -203,6 +209,29 @@ def test_rejects_that_cannot_be_kept_stop_the_commit_that_would_pass_them() -> N
     with pytest.raises(SourceError, match="disk full"):
         keeper(checkpoints, MemoryStore()).commit(learner, stream, letters, 1)
     assert checkpoints.names() == []
+
+
+@pytest.mark.parametrize("packed", KEPT, ids=lambda path: path.name)
+def test_checkpoints_of_every_format_that_was_ever_written_go_on(packed) -> None:
+    expected = json.loads(packed.with_name(packed.name.replace(".safetensors.zst", ".json")).read_text())
+    checkpoints, learner = MemoryStore(), pipeline()
+    checkpoints.put(file_name("checkpoint", 1), zstandard.ZstdDecompressor().decompress(packed.read_bytes()))
+    keeper(checkpoints, MemoryStore()).restore(learner)
+    assert learner.learner.state_hash() == expected["state_hash"]
+    assert learner.counts() == expected["counts"]
+    assert (learner.pending, learner.stream_time_ms) == (expected["pending"], expected["stream_time_ms"])
+    assert {str(partition): offset for partition, offset in learner.offsets().items()} == expected["offsets"]
+    assert learner.quality["learning"].since_start().log_loss == expected["log_loss"]
+
+
+def test_a_checkpoint_of_a_newer_format_is_refused_by_name(monkeypatch) -> None:
+    checkpoints, snapshots, learner = MemoryStore(), MemoryStore(), pipeline()
+    monkeypatch.setattr("online_fm.snapshot.format.FORMAT", 2)
+    manifest = Manifest(kind="checkpoint", version=7, created_ms=1)
+    checkpoints.put(file_name("checkpoint", 7), encode(manifest, {}))
+    monkeypatch.undo()
+    with pytest.raises(BadFile, match=r"checkpoint-000000000007\.safetensors: written by a newer online_fm: format 2"):
+        keeper(checkpoints, snapshots).restore(learner)
 
 
 def test_only_the_newest_files_are_kept() -> None:

@@ -145,6 +145,17 @@ def test_every_bad_record_is_counted_kept_and_passed(tmp_path) -> None:
     assert (counts["impressions"], counts["clicks"], counts["rejected"]) == (len(BAD), 1, len(BAD) + 1)
 
 
+def test_fields_that_are_unknown_or_missing_are_counted_and_the_rest_is_learned(tmp_path) -> None:
+    folder = Folder(tmp_path, features={"fields": ["user", "item"]}, join={"window_s": 1, "grace_s": 0})
+    rows = [{"user": "u", "colour": "red", "size": 3}, {"user": "u", "item": "i"}, {"item": "i", "colour": "blue"}]
+    folder.write({SHOWN: [impression(i, START_MS + i, row) for i, row in enumerate(rows)], CLICKED: []})
+    worker = folder.start("train", "source.follow=true")
+    until(lambda: folder.metric('online_fm_events_total{outcome="learned"}') == 3.0)
+    assert folder.metric('online_fm_feature_flaws_total{kind="unknown"}') == 3.0
+    assert folder.metric('online_fm_feature_flaws_total{kind="missing"}') == 2.0
+    folder.stop(worker)
+
+
 def test_an_example_that_would_break_the_model_is_quarantined_by_the_whole_worker(tmp_path) -> None:
     fields = {"fields": ["user", {"kind": "number", "name": "n"}]}
     folder = Folder(tmp_path, features=fields)
