@@ -151,6 +151,17 @@ def _set(tree: dict[str, Any], path: list[str], value: object) -> None:
             inner = tree[part] = dict(defaults) if isinstance(defaults, dict) else {}
         tree = inner
     tree[path[-1]] = value
+    if path[-1] == "kind":
+        _forget_other_kinds(tree, ".".join(path[:-1]))
+
+
+def _forget_other_kinds(tree: dict[str, Any], section: str) -> None:
+    """Of a section that has become another kind, drop what only its other kinds know."""
+    names = {str(kind.tag): {field.encode_name for field in kind.fields} for kind in _structs_at(section)}
+    own = names.get(str(tree["kind"]))
+    if own is not None:
+        for name in set[str]().union(*names.values()) - own:
+            tree.pop(name, None)
 
 
 def _convert(tree: dict[str, Any]) -> Config:

@@ -12,6 +12,7 @@ from online_fm import app
 from online_fm.config import Config, learning, load, parse
 from online_fm.errors import ConfigError
 from online_fm.model.config import AdaGrad, Ftrl
+from online_fm.source.config import ConfluentConfig
 
 GOOD = sorted((Path(__file__).parent.parent / "config").glob("*.yaml"))
 DATA = Path(__file__).parent / "data" / "config"
@@ -131,6 +132,21 @@ def test_settings_are_read_as_yaml() -> None:
 def test_a_setting_makes_the_sections_above_it() -> None:
     assert parse("", ["telemetry.health.stuck_after_s=5"]).telemetry.health.stuck_after_s == 5.0
     assert parse("model: { w: null }", ["model.w.kind=adagrad"]).model.w == AdaGrad()
+
+
+def test_a_section_that_a_setting_makes_begins_with_its_own_defaults() -> None:
+    assert parse("", ["model.v.l2=0.5"]).model.v == Ftrl(alpha=0.05, l2=0.5)
+
+
+def test_a_setting_may_make_a_section_another_kind() -> None:
+    text = "model: { w: { kind: ftrl, alpha: 0.2, l2: 0.5 } }\nsource: { kind: files, path: events, clicks: taps }"
+    settings = ["model.w.eta=0.3", "model.w.kind=adagrad", "model.v.kind=adagrad", "model.kind=ffm", "model.k=4"]
+    config = parse(text, [*settings, "source.kind=confluent", "source.brokers=['a:9092']"])
+    assert (config.model.w, config.model.v) == (AdaGrad(eta=0.3, l2=0.5), AdaGrad())
+    assert (config.model.kind, config.model.k) == ("ffm", 4)
+    assert config.source == ConfluentConfig(brokers=["a:9092"], clicks="taps")
+    with pytest.raises(ConfigError, match=r"^model\.w\.alfa: there is no such setting"):
+        parse("model: { w: { kind: ftrl, alfa: 0.2 } }", ["model.w.kind=adagrad"])
 
 
 def test_null_takes_a_setting_back_to_none() -> None:
