@@ -39,8 +39,8 @@ class JoinConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     log-loss, 4 hours .0036.
     """
 
-    window_s: Annotated[float, Meta(ge=0)] = 600.0
-    grace_s: Annotated[float, Meta(ge=0)] = 10.0
+    window_s: Annotated[float, Meta(ge=0, le=1e8)] = 600.0
+    grace_s: Annotated[float, Meta(ge=0, le=1e8)] = 10.0
     max_pending: Annotated[int, Meta(ge=1, le=2**31)] = 10_000_000
 
 
