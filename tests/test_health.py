@@ -7,7 +7,9 @@ import pytest
 from online_fm.telemetry.config import HealthConfig
 from online_fm.telemetry.health import Health, State
 
-CONFIG = HealthConfig(start_within_s=300.0, stuck_after_s=60.0, checkpoints_within_s=600.0, catching_up_records=1_000)
+CONFIG = HealthConfig(
+    stuck_after_s=60.0, long_work_within_s=300.0, checkpoints_within_s=600.0, catching_up_records=1_000
+)
 
 
 @pytest.fixture
@@ -69,6 +71,64 @@ def test_a_quiet_night_is_not_stuck(health):
 def test_a_long_start_does_not_count_as_reading_nothing(health):
     health.beat(250, read=0, lag=100)
     assert seen(health, 250) == (State.RUNNING, True, True)
+
+
+def test_a_long_checkpoint_is_not_a_loop_that_hangs(health):
+    health.beat(0, read=10, lag=500)
+    health.checkpointing(1)
+    assert seen(health, 300.9) == (State.RUNNING, True, True)
+    assert seen(health, 301) == (State.STUCK, False, False)
+    assert health.report(301).reason == "no sign of the loop for 300 s"
+    health.beat(302, read=0, lag=500)
+    assert seen(health, 302) == (State.RUNNING, True, True)
+    assert seen(health, 362) == (State.STUCK, False, False)
+
+
+def test_reading_nothing_between_checkpoints_is_stuck_but_their_time_does_not_count(health):
+    health.beat(0, read=10, lag=500)
+    for start_s in range(0, 300, 100):
+        health.beat(start_s + 20, read=0, lag=500)
+        assert seen(health, start_s + 20)[0] is (State.STUCK if start_s == 200 else State.RUNNING)
+        health.checkpointing(start_s + 20)
+        health.beat(start_s + 100, read=0, lag=500)
+    assert health.report(300).reason == "500 records to read and none read for 60 s"
+
+
+def test_brokers_that_do_not_answer_for_long_are_stuck_but_no_reason_to_restart(health):
+    health.beat(0, read=10, lag=0)
+    for now_s in range(10, 75, 5):
+        assert seen(health, now_s) == (State.RUNNING, True, True)
+        health.beat(now_s, read=0, lag=0, answering=False)
+    assert seen(health, 70) == (State.STUCK, True, False)
+    assert health.report(70).reason == "the brokers have not answered for 60 s"
+    health.beat(75, read=0, lag=0)
+    assert seen(health, 75) == (State.RUNNING, True, True)
+    health.beat(76, read=0, lag=0, answering=False)
+    assert seen(health, 76) == (State.RUNNING, True, True)
+
+
+def test_what_else_the_loop_waits_for_is_the_reason_when_it_takes_long(health):
+    health.beat(0, read=10, lag=0)
+    for now_s in range(1, 62):
+        health.beat(now_s, read=0, lag=500, waiting_for="the dead letters' topic to answer")
+    assert seen(health, 61) == (State.STUCK, True, False)
+    assert health.report(61).reason == "waiting for the dead letters' topic to answer for 60 s"
+    health.beat(62, read=500, lag=0)
+    assert seen(health, 62) == (State.RUNNING, True, True)
+
+
+def test_a_worker_held_ever_since_its_start_is_not_ready(health):
+    health.beat(10, read=0, lag=0, answering=False, waiting_for="the topic clicks to exist")
+    assert seen(health, 10) == (State.CATCHING_UP, True, False)
+    assert health.report(10).reason == "the brokers have not answered; waiting for the topic clicks to exist"
+    health.beat(15, read=0, lag=0, waiting_for="the topic clicks to exist")
+    assert health.report(15).reason == "waiting for the topic clicks to exist"
+    health.beat(69, read=0, lag=0, waiting_for="the topic clicks to exist")
+    assert seen(health, 69) == (State.CATCHING_UP, True, False)
+    health.beat(70, read=0, lag=0, waiting_for="the topic clicks to exist")
+    assert seen(health, 70) == (State.STUCK, True, False)
+    health.beat(71, read=0, lag=0)
+    assert seen(health, 71) == (State.RUNNING, True, True)
 
 
 def test_checkpoints_that_fail_for_long_are_stuck_until_one_is_kept(health):

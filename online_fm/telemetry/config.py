@@ -18,15 +18,16 @@ Seconds = Annotated[float, Meta(gt=0)]
 class HealthConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """When the worker is catching up, and when it is stuck.
 
-    start_within_s: reading back a checkpoint and compiling kernels; 10 GB at 50 MB/s are 200 s.
-    stuck_after_s: no sign of the loop, or records to read and none read; a turn of the loop takes well under a
-        second, writing a large checkpoint some ten seconds, a broker's restart about as long.
+    stuck_after_s: no sign of the loop, records to read and none read, or what the loop waits for not there; a turn of
+        the loop takes well under a second, a broker's restart some ten.
+    long_work_within_s: no sign of the loop while it reads back a checkpoint and compiles kernels, or writes a
+        checkpoint; 10 GB at 50 MB/s are 200 s.
     checkpoints_within_s: checkpoints fail, and none was kept for as long: what a crash would have to learn again.
     catching_up_records: records to read above which the model is not fresh; two seconds of work at 50,000 a second.
     """
 
-    start_within_s: Seconds = 600.0
     stuck_after_s: Seconds = 60.0
+    long_work_within_s: Seconds = 600.0
     checkpoints_within_s: Seconds = 600.0
     catching_up_records: Annotated[int, Meta(ge=0)] = 100_000
 
