@@ -177,6 +177,24 @@ def test_an_offset_behind_the_end_is_a_gap(opened):
     assert (raised.value.stored, raised.value.first, raised.value.end) == (1000, 0, len(records[first]))
 
 
+def test_a_partition_that_is_gone_is_a_gap_unless_none_of_it_was_read(opened):
+    source, records = opened()
+    gone = min(records)._replace(partition=7)
+    with pytest.raises(OffsetGap) as raised:
+        source.seek({gone: 3})
+    assert (raised.value.partition, raised.value.stored, raised.value.end) == (str(gone), 3, 0)
+    source.seek({gone: 0})
+    assert drain(source, 5000)[0] == records
+
+
+def test_whoever_holds_the_records_answers_and_the_names_of_today_are_no_obstacle(opened):
+    source, records = opened()
+    drain(source, 5000)
+    assert source.answering
+    source.seek(dict.fromkeys(records, 2), source.names())
+    assert source.positions() == dict.fromkeys(records, 2)
+
+
 def test_committing_moves_nothing(opened):
     source, records = opened()
     source.poll(10, 200)

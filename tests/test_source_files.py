@@ -206,6 +206,71 @@ def test_start_latest_reads_only_what_comes_later(tmp_path, opened):
     assert source.positions()[IMPRESSIONS] == 4
 
 
+def test_a_file_that_came_while_nothing_read_begins_at_its_first_line_whatever_start_says(tmp_path, opened):
+    write(tmp_path, clicks=b"c\n")
+    (tmp_path / "impressions.jsonl").unlink()
+    days(tmp_path, "1", "2")
+    source = opened(tmp_path, start="latest")
+    source.seek({IMPRESSIONS: 3, CLICKS: 0})
+    assert drain(source) == {
+        IMPRESSIONS: [],
+        TopicPartition("impressions", 1): [b"2a", b"2b", b"2c"],
+        CLICKS: [b"c"],
+    }
+
+
+def days(folder: Path, *names: str) -> None:
+    (folder / "impressions").mkdir(exist_ok=True)
+    for name in names:
+        (folder / "impressions" / f"day{name}.jsonl").write_bytes(b"%sa\n%sb\n%sc\n" % ((name.encode(),) * 3))
+
+
+@pytest.mark.parametrize("change", ["removed", "added"])
+@pytest.mark.parametrize("on_gap", ["stop", "accept"])
+def test_a_rank_that_is_another_file_at_the_restart_is_an_error_unless_accepted(tmp_path, opened, change, on_gap):
+    write(tmp_path).joinpath("impressions.jsonl").unlink()
+    days(tmp_path, "1", "2")
+    before = opened(tmp_path)
+    drain(before)
+    assert before.names() == {
+        IMPRESSIONS: "day1.jsonl",
+        TopicPartition("impressions", 1): "day2.jsonl",
+        CLICKS: "clicks.jsonl",
+    }
+    if change == "removed":
+        (tmp_path / "impressions" / "day1.jsonl").unlink()
+    days(tmp_path, *{"removed": ["3"], "added": ["0"]}[change])
+    source = opened(tmp_path, on_gap=on_gap)
+    today = {"removed": "day2", "added": "day0"}[change]
+    if on_gap == "stop":
+        with pytest.raises(SourceError, match=rf"impressions-0: day1\.jsonl was read.*{today}\.jsonl") as raised:
+            source.seek(before.positions(), before.names())
+        assert not raised.value.retriable
+        return
+    source.seek(before.positions(), before.names())
+    assert drain(source)[IMPRESSIONS] == [today[3:].encode() + letter for letter in (b"a", b"b", b"c")]
+
+
+def test_a_file_of_which_nothing_was_read_may_be_another_one(tmp_path, opened):
+    write(tmp_path).joinpath("impressions.jsonl").unlink()
+    days(tmp_path, "1")
+    before = opened(tmp_path)
+    days(tmp_path, "0")
+    source = opened(tmp_path)
+    source.seek(before.positions(), before.names())
+    assert len(drain(source)[IMPRESSIONS]) == 3
+
+
+def test_compressing_a_file_that_was_read_changes_neither_its_name_nor_its_lines(tmp_path, opened):
+    before = opened(write(tmp_path, b"a\nb\n"))
+    before.poll(1, 0)
+    (tmp_path / "impressions.jsonl").unlink()
+    (tmp_path / "impressions.jsonl.gz").write_bytes(gzip.compress(b"a\nb\n"))
+    source = opened(tmp_path)
+    source.seek({IMPRESSIONS: 1}, before.names())
+    assert drain(source)[IMPRESSIONS] == [b"b"]
+
+
 def append(path: Path, data: bytes) -> None:
     with path.open("ab") as file:
         file.write(data)

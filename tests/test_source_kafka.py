@@ -228,6 +228,16 @@ def test_partitions_that_are_added_are_read_from_their_beginning(kafka, opened, 
     }
 
 
+def test_partitions_that_came_while_nothing_read_are_read_from_their_beginning(kafka, opened, topics):
+    kafka.produce(topics[0], numbered(5))
+    stored = opened(start="latest").positions()
+    kafka.grow(topics[0], 2)
+    kafka.produce(topics[0], [b"new"], partition=1)
+    source = opened(start="latest")
+    source.seek(stored)
+    assert read_to_end(source) == [b"new"]
+
+
 def test_topics_that_do_not_exist_yet_are_waited_for(kafka, opened, topics):
     source = opened(impressions=f"{topics[0]}-later", clicks=f"{topics[1]}-later", start="latest")
     assert source.poll(10, 100).at_end == source.partitions() == frozenset()

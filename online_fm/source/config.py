@@ -66,7 +66,8 @@ class KafkaConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     """Two topics of a Kafka cluster; one worker reads all of their partitions.
 
     brokers: `host:port`, any few of the cluster's. group: under which offsets are committed, for monitoring;
-    partitions are never shared out by it. start: where a partition begins that no checkpoint knows.
+    partitions are never shared out by it. start: where a first start begins; a partition that is not in the
+    checkpoint of a later one begins at its first record.
     """
 
     impressions: Name = "impressions"

@@ -4,7 +4,8 @@ Invariant: the records of a partition are the file's lines, each once between tw
 
 - A topic NAME is the folder PATH/NAME, or the file PATH/NAME, NAME.jsonl, NAME.jsonl.gz or NAME.jsonl.zst. In a
   folder the partition is the file's rank by name; hidden files are left out. A file that appears while following
-  must sort behind the known ones, and no file may go, or offsets would mean other records: both are errors.
+  must sort behind the known ones, and no file may go, or offsets would mean other records: both are errors, also
+  where `seek` is told by the stored names that it happened while nothing read here.
 - Read once, a file ends where it ends. Followed, it ends for now behind its last complete line.
 - A file has no timestamps of its own: a record's is the time of reading, an upper bound of when it was written.
 - At event-time speed a partition is at its end when all that is due has been read: what is not yet due has, for
@@ -70,6 +71,10 @@ class FilesSource:
         return self._lost
 
     @property
+    def answering(self) -> bool:
+        return True
+
+    @property
     def progress(self) -> float:
         """The part of the known files' bytes that has been read, 0 to 1."""
         size_bytes = sum(reader.size_bytes for reader in self._readers.values())
@@ -77,6 +82,9 @@ class FilesSource:
 
     def partitions(self) -> frozenset[TopicPartition]:
         return frozenset(self._readers)
+
+    def names(self) -> dict[TopicPartition, str]:
+        return {p: _name(reader.path) for p, reader in self._readers.items()}
 
     def poll(self, max_records: int, timeout_ms: int, paused: AbstractSet[TopicPartition] = frozenset()) -> RecordBatch:
         self._check_open()
@@ -99,12 +107,13 @@ class FilesSource:
     def lag(self) -> dict[TopicPartition, int]:
         return {p: self._ready.get(p, 0) for p in self._readers}
 
-    def seek(self, offsets: Mapping[TopicPartition, int]) -> None:
+    def seek(self, offsets: Mapping[TopicPartition, int], names: Mapping[TopicPartition, str] = {}) -> None:
         self._check_open()
+        offsets = dict(offsets) | dict.fromkeys(self._renamed(offsets, names), 0)
         for partition in sorted(offsets.keys() - self._readers.keys()):
             if offsets[partition] > 0 and self._config.on_gap == "stop":
                 raise OffsetGap(str(partition), offsets[partition], 0, 0)
-        begin = 0 if self._config.start == "earliest" else END
+        begin = END if self._config.start == "latest" and not offsets else 0
         for partition in self._readers:
             self._seek(partition, offsets.get(partition, begin))
         if self._pace:
@@ -133,6 +142,20 @@ class FilesSource:
         )
         if self._pace:
             self._schedules[partition] = Schedule(self._pace)
+
+    def _renamed(
+        self, offsets: Mapping[TopicPartition, int], names: Mapping[TopicPartition, str]
+    ) -> list[TopicPartition]:
+        """The partitions that were read and are another file now; an error unless that is accepted."""
+        today = self.names()
+        renamed = sorted(p for p, name in names.items() if offsets.get(p, 0) > 0 and p in today and today[p] != name)
+        if renamed and self._config.on_gap == "stop":
+            first = renamed[0]
+            raise _shifted(
+                f"{first}: {names[first]} was read up to line {offsets[first]}, but the file of this rank is now "
+                f"{today[first]}: one was removed, or added before it, while nothing read here"
+            )
+        return renamed
 
     def _seek(self, partition: TopicPartition, line: int) -> None:
         if self._pace or self._readers[partition].next_line > line:
@@ -236,6 +259,11 @@ def _files(folder: Path, topic: str, *, follow: bool) -> list[Path]:
     if not found[0].is_dir():
         return found
     return sorted(p for p in found[0].iterdir() if p.is_file() and not p.name.startswith("."))
+
+
+def _name(path: Path) -> str:
+    """The file's name; compressing it, which leaves its lines as they are, does not change it."""
+    return path.name.removesuffix(path.suffix) if path.suffix in COMPRESSED else path.name
 
 
 def _check_ranks(topic: str, known: list[Path], found: list[Path]) -> None:

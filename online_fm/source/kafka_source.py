@@ -101,12 +101,19 @@ class KafkaSource:
         return self._lost
 
     @property
+    def answering(self) -> bool:
+        return not self._unanswered
+
+    @property
     def replaced(self) -> int:
         """How often a client that had stalled was replaced."""
         return self._replaced
 
     def partitions(self) -> frozenset[TopicPartition]:
         return frozenset(self._fetched)
+
+    def names(self) -> dict[TopicPartition, str]:
+        return {}
 
     def poll(self, max_records: int, timeout_ms: int, paused: AbstractSet[TopicPartition] = frozenset()) -> RecordBatch:
         self._check_open()
@@ -126,7 +133,7 @@ class KafkaSource:
     def lag(self) -> dict[TopicPartition, int]:
         return {p: end - self._position(p) for p, end in self.end_offsets().items()}
 
-    def seek(self, offsets: Mapping[TopicPartition, int]) -> None:
+    def seek(self, offsets: Mapping[TopicPartition, int], names: Mapping[TopicPartition, str] = {}) -> None:  # noqa: ARG002 - a topic's partitions are its numbers
         self._check_open()
         known = self._client.partitions(self._topics)
         self._looked_at = self._asked_at = self._answered_at = time.monotonic()
@@ -134,7 +141,7 @@ class KafkaSource:
             if offsets[partition] > 0 and self._config.on_gap == "stop":
                 raise OffsetGap(str(partition), offsets[partition], 0, 0)
         first, end = self._bounds(known)
-        begin = first if self._config.start == "earliest" else end
+        begin = end if self._config.start == "latest" and not offsets else first
         self._fetched = {p: self._inside(p, offsets.get(p, begin[p]), first[p], end[p]) for p in known}
         self._queues.clear()
         self._assign()

@@ -29,7 +29,8 @@ class MemorySource:
 
     records: the values per partition, all with the timestamp `timestamp_ms`. With `crash_at=n`, the poll
     after the n-th record raises `CrashError`; batches before it are cut so that exactly n records were given.
-    `committed` is what was last committed, `polled` how many records were given, `closed` if it is closed.
+    `answering` is for a test to set; `committed` is what was last committed, `polled` how many records were given,
+    `closed` if it is closed.
     """
 
     def __init__(
@@ -45,6 +46,7 @@ class MemorySource:
         self._first: dict[TopicPartition, int] = {}
         self._position: dict[TopicPartition, int] = {}
         self._crash_at, self._on_gap, self._turn, self._lost = crash_at, on_gap, 0, 0
+        self.answering = True
         self.committed: dict[TopicPartition, int] = {}
         self.polled = 0
         self.closed = False
@@ -98,11 +100,14 @@ class MemorySource:
     def lag(self) -> dict[TopicPartition, int]:
         return {p: self._remaining(p) for p in self._values}
 
-    def seek(self, offsets: Mapping[TopicPartition, int]) -> None:
+    def names(self) -> dict[TopicPartition, str]:
+        return {}
+
+    def seek(self, offsets: Mapping[TopicPartition, int], names: Mapping[TopicPartition, str] = {}) -> None:  # noqa: ARG002 - nothing here can change its name
         self._check_open()
-        for partition, offset in offsets.items():
-            if partition not in self._values:
-                raise OffsetGap(str(partition), offset, 0, 0)
+        for partition in sorted(offsets.keys() - self._values.keys()):
+            if offsets[partition] > 0 and self._on_gap == "stop":
+                raise OffsetGap(str(partition), offsets[partition], 0, 0)
         moved = {p: self._mind_the_gap(p, offsets.get(p, self._first[p])) for p in self._values}
         self._position = moved
 

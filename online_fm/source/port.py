@@ -70,8 +70,15 @@ class Source(Protocol):
     def lost(self) -> int:
         """Records that retention removed before they were read; only where the configuration accepts this."""
 
+    @property
+    def answering(self) -> bool:
+        """Whether who holds the records answers; while not, polls are empty and name no partition at its end."""
+
     def partitions(self) -> frozenset[TopicPartition]:
         """All partitions of both topics, as known now; may grow."""
+
+    def names(self) -> dict[TopicPartition, str]:
+        """What each partition is called outside, where this can change under its number: a file's name."""
 
     def poll(self, max_records: int, timeout_ms: int, paused: AbstractSet[TopicPartition] = frozenset()) -> RecordBatch:
         """At most `max_records` records, none of a `paused` partition; empty after `timeout_ms` without one."""
@@ -85,8 +92,14 @@ class Source(Protocol):
     def lag(self) -> dict[TopicPartition, int]:
         """Records known of and not polled yet, per partition."""
 
-    def seek(self, offsets: Mapping[TopicPartition, int]) -> None:
-        """Read on from these offsets; partitions that are not named begin as the configuration says."""
+    def seek(self, offsets: Mapping[TopicPartition, int], names: Mapping[TopicPartition, str] = {}) -> None:
+        """Read on from these offsets, as they were stored together with the `names` of that time.
+
+        Without offsets, at a first start, partitions begin as the configuration says. With some, a partition that
+        they do not name was made meanwhile and begins at its first record; one that is gone is a gap, unless none of
+        it was read. A partition that was read and had another name is an error, unless gaps are accepted: then
+        it begins at its first record.
+        """
 
     def commit(self, offsets: Mapping[TopicPartition, int]) -> None:
         """Tell the outside what has been learned, for its monitoring; a checkpoint's offsets win at start."""
