@@ -204,7 +204,7 @@ class EventDecoder:
             raise _Unusable(Reason.BAD_TIME) from None
         if time_ms < _EARLIEST_MS:
             raise _Unusable(Reason.TIME_TOO_OLD)
-        latest = _LAST_MS if timestamp == _UNKNOWN_TIMESTAMP else timestamp + self._ahead_ms
+        latest = _LAST_MS if timestamp == _UNKNOWN_TIMESTAMP else min(timestamp + self._ahead_ms, _LAST_MS)
         if time_ms > latest:
             raise _Unusable(Reason.TIME_AHEAD)
         return time_ms

@@ -102,7 +102,7 @@ class Join:
                 self.count("duplicate_clicks")
             else:
                 self.impressions[ident] = (shown, arrival, True)
-        elif (ident, ts) in self.early:
+        elif (ident, ts) in self.early or sum(other == ident for other, _ in self.early) >= 16:
             self.count("duplicate_clicks")
         elif self.full():
             self.count("dropped_clicks")

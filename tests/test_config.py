@@ -34,7 +34,7 @@ BAD = {
     "empty_name": "source.path: Expected `str` of length >= 1",
     "falling_bounds": "features.fields[0]: bounds of 'age' must rise",
     "field_twice": "features: field 'user' is named twice",
-    "infinite": "join.window_s: a finite number is expected",
+    "infinite": "events.max_ahead_s: a finite number is expected",
     "key_is_a_list": "FILE: not YAML: line 1, column 9: found unhashable key",
     "key_is_a_number": "join: keys must be texts",
     "misspelt_protocol": "source: option `security_protocol` must be one of PLAINTEXT, SSL, SASL_PLAINTEXT, SASL_SSL",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 from hypothesis import given, settings
@@ -31,6 +32,7 @@ def facts_of(records: list[Record], first_offset: int = 0) -> Facts:
     return Facts(
         np.array([KINDS[r.kind] for r in records], np.uint8),
         np.arange(first_offset, first_offset + n),
+        np.array([r.ts for r in records], np.int64),
         np.array([r.ts for r in records], np.int64),
         # few distinct values: neighbours in the table collide all the time
         np.array([[int(r.ident) % 3, int(r.ident)] for r in records], np.uint64).reshape(-1, 2),
@@ -87,10 +89,10 @@ class Run:
 def run_all(records: list[Record], window: int = 100, grace: int = 10, **more) -> Run:
     """One partition, already in merged order."""
     run = Run(window, grace, **more)
-    run.merger.assign({(0, 0): 0})
+    run.merger.assign({(0, 0): 0, (1, 0): 0})
     if records:
         run.merger.add((0, 0), facts_of(records))
-    run.take({(0, 0)})
+    run.take({(0, 0), (1, 0)})
     return run
 
 
@@ -184,6 +186,37 @@ def test_a_partition_that_has_not_spoken_holds_the_others_back() -> None:
     assert run.operations == [("predict", "1", 0)]
 
 
+def test_nothing_leaves_while_a_topic_has_no_partition() -> None:
+    run = Run(100, 10)
+    run.merger.assign({(0, 0): 0})
+    run.merger.add((0, 0), facts_of([impression(1, 1000)]))
+    run.take({(0, 0)})
+    assert run.operations == []
+    run.merger.assign({(1, 0): 0})
+    run.take({(0, 0), (1, 0)})
+    assert run.operations == [("predict", "1", 0)]
+
+
+def test_clicks_of_one_broken_sender_do_not_pile_up() -> None:
+    run = run_all([click(1, 1000 + i) for i in range(40)])
+    assert run.pending.waiting_clicks == 16
+    assert run.pending.counts()["duplicate_clicks"] == 24
+
+
+def test_a_clock_that_runs_ahead_moves_time_no_further_than_its_record() -> None:
+    run = Run(100, 10)
+    run.merger.assign({(0, 0): 0, (1, 0): 0})
+    ahead = facts_of([impression(1, 1000), impression(2, 9000), impression(3, 1020)])
+    run.merger.add((0, 0), replace(ahead, moves_to=np.array([1000, 1010, 1020])))
+    run.take({(0, 0), (1, 0)})
+    assert run.pending.stream_time_ms == 1020
+    assert run.pending.counts()["late"] == 0
+    run.use(run.pending.advance(9109))
+    assert [ident for kind, ident, _ in run.operations if kind == "learn"] == ["1", "3"]
+    run.use(run.pending.advance(9110))
+    assert run.pending.pending == 0
+
+
 def test_offsets_are_those_of_merged_records_only() -> None:
     run = Run(100, 10)
     run.merger.assign({(0, 0): 5, (1, 0): 7})
@@ -196,10 +229,10 @@ def test_offsets_are_those_of_merged_records_only() -> None:
 
 def test_memory_is_reused_over_a_long_stream() -> None:
     run = Run(100, 10)
-    run.merger.assign({(0, 0): 0})
+    run.merger.assign({(0, 0): 0, (1, 0): 0})
     for start in range(0, 200_000, 1000):
         run.merger.add((0, 0), facts_of([impression(i, 1000 + i) for i in range(start, start + 1000)], start))
-        merged = run.merger.take({(0, 0)})
+        merged = run.merger.take({(0, 0), (1, 0)})
         assert merged is not None
         for _ in run.pending.run(merged):
             pass

@@ -12,6 +12,7 @@ from traffic import START_MS, fingerprint, pipeline, read_all, records, source
 
 from online_fm.source.memory import MemorySource
 from online_fm.source.port import TopicPartition
+from online_fm.train.replay import replay
 
 
 @pytest.fixture(scope="module")
@@ -201,3 +202,21 @@ def impression(ident: int, ts: int, features: dict[str, object] | None = None) -
 
 def click(ident: int, ts: int) -> bytes:
     return msgspec.json.encode({"impression_id": ident, "ts": ts})
+
+
+def test_a_replay_of_a_stream_that_never_ends_stops_where_it_ended_at_the_start() -> None:
+    class Endless(MemorySource):
+        """Every look brings more than it takes."""
+
+        def poll(self, *arguments):
+            for partition in self.partitions():
+                values = self.end_offsets()[partition]
+                kind = impression if partition.topic == "impressions" else click
+                self.append(partition, *[kind(values + i, START_MS + 1000 * (values + i)) for i in range(100)])
+            return super().poll(*arguments)
+
+    a, b = TopicPartition("impressions", 0), TopicPartition("clicks", 0)
+    stream = Endless({a: [impression(i, START_MS + 1000 * i) for i in range(90)], b: [click(5, START_MS + 5000)]})
+    result = replay(stream, pipeline(), batch_records=40, until=stream.end_offsets())
+    assert (result["read"], result["impressions"], result["clicks"]) == (91, 90, 1)
+    assert result["positives"] == 1

@@ -21,14 +21,17 @@ REJECT, IMPRESSION, CLICK = 0, 1, 2
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """n records: kind u8[n], offset i64[n], ts i64[n] in ms, ident u64[n, 2], weight f32[n], score f32[n], n rows.
+    """n records: kind u8[n], offset, ts, moves_to i64[n], ident u64[n, 2], weight f32[n], score f32[n], n rows.
 
-    Rejects have ts 0; clicks and rejects have empty rows. A score that was not served is NaN.
+    ts is the event time in ms; moves_to is the time in ms that the record may move its partition to: the event time,
+    but not beyond the record's own timestamp, so that one device with a fast clock does not make all others late.
+    Rejects have 0 for both; clicks and rejects have empty rows. A score that was not served is NaN.
     """
 
     kind: NDArray[np.uint8]
     offset: NDArray[np.int64]
     ts: NDArray[np.int64]
+    moves_to: NDArray[np.int64]
     ident: NDArray[np.uint64]
     weight: NDArray[np.float32]
     score: NDArray[np.float32]
@@ -43,6 +46,7 @@ class Facts:
             self.kind[order],
             self.offset[order],
             self.ts[order],
+            self.moves_to[order],
             self.ident[order],
             self.weight[order],
             self.score[order],
@@ -58,6 +62,7 @@ class Facts:
             np.concatenate([part.kind for part in parts]),
             np.concatenate([part.offset for part in parts]),
             np.concatenate([part.ts for part in parts]),
+            np.concatenate([part.moves_to for part in parts]),
             np.concatenate([part.ident for part in parts]),
             np.concatenate([part.weight for part in parts]),
             np.concatenate([part.score for part in parts]),

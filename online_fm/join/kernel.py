@@ -61,6 +61,7 @@ class S(IntEnum):
     HEAP = 19  # entries in the heap
     FEATURES_BASE = 20
     FEATURES_NEXT = 21
+    WIDEST = 22  # the most features of an entry
 
 
 COUNTERS = tuple(place.name.lower() for place in S if place < S.STREAM)
@@ -82,6 +83,7 @@ ENTRY = np.dtype(
     align=True,
 )
 GONE = 0
+SAME_ID = 16  # clicks of one id that may wait: more are one broken sender, and each would walk past all others
 
 
 Array = NDArray[Any]  # kernels read single elements, which numpy's types know only as scalars of their own
@@ -150,6 +152,20 @@ def _find(kind: int, id0: Any, id1: Any, ts: int, store: Store) -> int:
 
 
 @njit(cache=True)
+def _waiting(id0: Any, id1: Any, store: Store) -> int:
+    """How many clicks of this id wait."""
+    mask = len(store.table) - 1
+    ring = len(store.entries) - 1
+    at, found = _home(id0, mask), 0
+    while store.table[at] >= 0:
+        e = store.entries[store.table[at] & ring]
+        if e.id0 == id0 and e.id1 == id1 and e.kind == CLICK:
+            found += 1
+        at = (at + 1) & mask
+    return found
+
+
+@njit(cache=True)
 def _enter(entry: int, store: Store) -> None:
     """Make an entry that lies in the ring known: to the table, and to the walk or the heap."""
     s = store.state
@@ -161,6 +177,7 @@ def _enter(entry: int, store: Store) -> None:
         at = (at + 1) & mask
     store.table[at] = entry
     s[S.PENDING if e.kind == IMPRESSION else S.WAITING_CLICKS] += 1
+    s[S.WIDEST] = max(s[S.WIDEST], e.nnz)
     if e.ts >= s[S.TAIL]:
         s[S.TAIL] = e.ts
         e.early = 0
@@ -315,7 +332,7 @@ def _click(ts: int, id0: Any, id1: Any, store: Store, limits: Limits) -> None:
             s[S.DUPLICATE_CLICKS] += 1
         else:
             e.label = 1
-    elif _find(CLICK, id0, id1, ts, store) >= 0:
+    elif _find(CLICK, id0, id1, ts, store) >= 0 or _waiting(id0, id1, store) >= SAME_ID:
         s[S.DUPLICATE_CLICKS] += 1
     elif s[S.PENDING] + s[S.WAITING_CLICKS] >= limits.max_pending:
         s[S.DROPPED_CLICKS] += 1

@@ -1,16 +1,18 @@
 """The merge: records of all partitions of both topics in one order, a function of the records alone.
 
-The order is (key, topic, partition, offset), where key is the running maximum of event time within the partition
-and impressions go before clicks. A record may leave once no partition can still bring one that goes before it: a
-partition that is not at its end answers for its next record with its last key. What a partition at its end brings
-later is merged when it comes. So any sizes of batches, and any cut and restart, give the same sequence.
+The order is (key, topic, partition, offset), where key is the running maximum within the partition of what its
+records may move time to (`Facts.moves_to`), and impressions go before clicks. A record may leave once no partition can
+still bring one that goes before it: a partition that is not at its end answers for its next record with its last key.
+What a partition at its end brings later is merged when it comes. While a topic has no partition at all nothing leaves:
+without clicks every row would be learned as a negative. So any sizes of batches, and any cut and restart, give the
+same sequence.
 
 Offsets given out are those after the last *merged* record; what waits here is read again after a restart.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from typing import Literal
@@ -81,12 +83,24 @@ class Merger:
     def add(self, lane: Lane, facts: Facts) -> None:
         """Append a partition's next records."""
         queue = self._queues[lane]
-        key = np.maximum.accumulate(np.maximum(facts.ts, queue.read_key))
+        key = np.maximum.accumulate(np.maximum(facts.moves_to, queue.read_key))
         queue.read_key = int(key[-1])
         queue.parts.append((key, facts))
 
+    @property
+    def complete(self) -> bool:
+        """Whether both topics have a partition."""
+        return {topic for topic, _ in self._queues} == {0, 1}
+
+    def drop(self, lanes: Iterable[Lane]) -> None:
+        """Forget partitions that are no longer there: they would hold the others back for ever."""
+        for lane in lanes:
+            del self._queues[lane]
+
     def take(self, at_end: AbstractSet[Lane]) -> Merged | None:
         """All records whose turn has come; None where there is none."""
+        if not self.complete:
+            return None
         bounds = [(queue.read_key, lane) for lane, queue in self._queues.items() if lane not in at_end]
         last_key, last_lane = min(bounds) if bounds else (np.iinfo(np.int64).max, (2, 0))
         taken = [

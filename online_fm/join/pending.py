@@ -3,13 +3,12 @@
 A row is positive if a click with `impression.ts <= click.ts <= impression.ts + window` was read before the row was
 released, else negative; it is released when stream time reaches `impression.ts + window + grace`.
 
-An impression is late if its window and grace are over when it comes; it is counted and not kept. A click that finds
-no impression waits as an entry of its own until no impression could claim it any more, then it is an orphan. A click
-without waiting impression or with the wrong distance is counted. At `max_pending` entries the newcomer is dropped
-and counted: to drop the oldest would teach it as a negative.
+An impression is late if its window and grace are over when it comes; it is counted and not kept. A click that finds no
+impression waits as an entry of its own until no impression could claim it any more, then it is an orphan. A click
+that is late, repeated (of one id at most `SAME_ID` wait), or at the wrong distance is counted. At `max_pending` entries
+the newcomer is dropped and counted: to drop the oldest would teach it as a negative.
 
-The kernel works off records until its output is full, so that a jump of stream time releases ten million rows in
-pieces. Its state is one array of counters and places (`_S`), so that Python and the kernel share it.
+Records are worked off until the output is full, so that a jump of stream time releases ten million rows in pieces.
 """
 
 from __future__ import annotations
@@ -207,7 +206,7 @@ def _loaded(state: Mapping[str, NDArray[np.generic]], more: int, more_features: 
 
 def _new_out(widest: int, store: Store) -> Out:
     """Room for one call's operations; at least one row of any width fits."""
-    widest = max(widest, int(store.entries["nnz"].max(initial=0)))
+    widest = max(widest, int(store.state[S.WIDEST]))
     features = max(_OPERATIONS * 8, 4 * widest)
     return Out(
         size=np.zeros(2, np.int64),

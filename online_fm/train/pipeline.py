@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections import Counter, deque
 from collections.abc import Iterable, Mapping
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -35,7 +36,7 @@ from online_fm.model.config import ModelConfig
 from online_fm.model.learner import Learner
 from online_fm.quality import Quality, QualityConfig
 from online_fm.source.dead_letter import DeadLetter
-from online_fm.source.port import RecordBatch, Records, TopicPartition
+from online_fm.source.port import NO_TIMESTAMP, RecordBatch, Records, TopicPartition
 
 __all__ = ["LearningConfig", "Loss", "Pipeline", "PipelineState", "StepReport"]
 
@@ -117,6 +118,17 @@ class Pipeline:
         """
         self._merger.assign({self._lane(partition): offset for partition, offset in offsets.items()})
 
+    def retain(self, partitions: AbstractSet[TopicPartition]) -> dict[TopicPartition, int]:
+        """Forget partitions that are not among these any more; give them, with the offsets that they had reached."""
+        gone = {partition: offset for partition, offset in self.offsets().items() if partition not in partitions}
+        self._merger.drop(self._lane(partition) for partition in gone)
+        return gone
+
+    def missing_topics(self) -> tuple[str, ...]:
+        """Topics without a partition: nothing is merged until they have one."""
+        present = {partition.topic for partition in self.offsets()}
+        return tuple(topic for topic in self._topics if topic not in present)
+
     def step(self, batch: RecordBatch, now_ms: int) -> StepReport:
         """Take in one batch."""
         report = StepReport(records=len(batch))
@@ -132,7 +144,11 @@ class Pipeline:
             self._learn(self._pending.run(merged), report)
             self._settle(merged, report)
             self._anchor = (self.stream_time_ms, now_ms)
-        elif at_end >= self._merger.waiting().keys() and not any(self._merger.waiting().values()):
+        elif (
+            self._merger.complete
+            and at_end >= self._merger.waiting().keys()
+            and not any(self._merger.waiting().values())
+        ):
             stream_ms, then_ms = self._anchor = self._anchor or (self.stream_time_ms, now_ms)
             self._learn(self._pending.advance(stream_ms + now_ms - then_ms), report)
         report.counts.update({name: n - before[name] for name, n in self._joined().items()})
@@ -247,11 +263,11 @@ class Pipeline:
             encoded = self._encoder.encode(shown.features)
             report.flaws.update({name: getattr(encoded, name) for name in _FLAWS})
             shown.reasons.update({problem.row: Reason.BAD_VALUE for problem in encoded.problems})
-            self._merger.add(lane, _impressions(shown, encoded.rows, records.offsets))
+            self._merger.add(lane, _impressions(shown, encoded.rows, records))
             reasons = shown.reasons
         else:
             clicked = self._decoder.clicks(records.values, records.timestamps)
-            self._merger.add(lane, _clicks(clicked, records.offsets))
+            self._merger.add(lane, _clicks(clicked, records))
             reasons = clicked.reasons
         self._rejects.setdefault(lane, deque()).extend(
             DeadLetter(
@@ -340,11 +356,13 @@ def _kinds(found: Clicks, kind: int) -> NDArray[np.uint8]:
     return kinds
 
 
-def _impressions(found: Impressions, rows: Rows, offsets: NDArray[np.int64]) -> Facts:
+def _impressions(found: Impressions, rows: Rows, records: Records) -> Facts:
+    times = _times(found)
     return Facts(
         _kinds(found, IMPRESSION),
-        offsets,
-        _times(found),
+        records.offsets,
+        times,
+        _moves_to(times, records.timestamps),
         _identities(found.ids),
         np.array(found.weights, np.float32),
         np.array(found.scores, np.float32),
@@ -352,10 +370,18 @@ def _impressions(found: Impressions, rows: Rows, offsets: NDArray[np.int64]) -> 
     )
 
 
-def _clicks(found: Clicks, offsets: NDArray[np.int64]) -> Facts:
-    n = len(found.ids)
-    ones = np.ones(n, np.float32)
-    return Facts(_kinds(found, CLICK), offsets, _times(found), _identities(found.ids), ones, ones, Rows.empty(n))
+def _clicks(found: Clicks, records: Records) -> Facts:
+    times, n = _times(found), len(found.ids)
+    return Facts(
+        _kinds(found, CLICK),
+        records.offsets,
+        times,
+        _moves_to(times, records.timestamps),
+        _identities(found.ids),
+        np.ones(n, np.float32),
+        np.full(n, np.nan, np.float32),
+        Rows.empty(n),
+    )
 
 
 def _times(found: Clicks) -> NDArray[np.int64]:
@@ -363,3 +389,7 @@ def _times(found: Clicks) -> NDArray[np.int64]:
     times = np.array(found.times_ms, np.int64)
     times[list(found.reasons)] = 0
     return times
+
+
+def _moves_to(times: NDArray[np.int64], timestamps: NDArray[np.int64]) -> NDArray[np.int64]:
+    return np.where(timestamps == NO_TIMESTAMP, times, np.minimum(times, timestamps))

@@ -1,16 +1,16 @@
 """Replay: a source's history through the pipeline as fast as it goes, without checkpoints or a clock.
 
 No time passes but that of the events, so the windows that are open at the end stay open, and the summary says how many
-rows are pending; draining closes them.
+rows are pending; draining closes them. A topic that is still written to is read up to where it ended at the start.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
-from online_fm.source.port import Source
+from online_fm.source.port import RecordBatch, Records, Source, TopicPartition
 from online_fm.train.pipeline import Pipeline
 
 __all__ = ["replay", "summary"]
@@ -23,23 +23,47 @@ def replay(
     pipeline: Pipeline,
     *,
     batch_records: int,
+    until: Mapping[TopicPartition, int] | None = None,
     drain: bool = False,
     on_progress: Callable[[int], None] = lambda _: None,
 ) -> dict[str, Any]:
-    """Read a source to its end and give the summary; `on_progress` is told the records read so far."""
+    """Read a source to its end and give the summary; `on_progress` is told the records read so far.
+
+    until: the offsets at which the partitions end; None where the source itself knows an end, as files do.
+    """
     began_s = time.perf_counter()
+    pipeline.assign({p: offset for p, offset in source.positions().items() if until is None or p in until})
     read = 0
     while True:
-        pipeline.assign(source.positions())
-        batch = source.poll(batch_records, _POLL_MS, pipeline.ahead())
+        done = _reached(source, until)
+        batch = source.poll(batch_records, _POLL_MS, pipeline.ahead() | done)
+        if until is not None:
+            batch = _cut(batch, until, _reached(source, until))
         pipeline.step(batch, now_ms=0)
         read += len(batch)
         on_progress(read)
-        if not len(batch) and not pipeline.waiting() and not any(source.lag().values()):
+        behind = any(source.lag().values()) if until is None else len(_reached(source, until)) < len(until)
+        if not len(batch) and not behind and not pipeline.waiting():
             break
     if drain:
         pipeline.drain()
     return summary(pipeline, time.perf_counter() - began_s)
+
+
+def _reached(source: Source, until: Mapping[TopicPartition, int] | None) -> frozenset[TopicPartition]:
+    """Partitions that were read up to their end."""
+    positions = source.positions()
+    return frozenset(p for p, end in (until or {}).items() if positions.get(p, end) >= end)
+
+
+def _cut(batch: RecordBatch, until: Mapping[TopicPartition, int], reached: frozenset[TopicPartition]) -> RecordBatch:
+    """Without the records that came after the end."""
+    kept = []
+    for records in batch.records:
+        n = int(records.offsets.searchsorted(until.get(records.partition, 0)))
+        if n:
+            kept.append(Records(records.partition, records.offsets[:n], records.timestamps[:n], records.values[:n]))
+    return RecordBatch(tuple(kept), reached)
 
 
 def summary(pipeline: Pipeline, seconds: float) -> dict[str, Any]:
