@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 import logging
+import os
+from pathlib import Path
 
 import pytest
 import structlog
@@ -21,6 +24,24 @@ def stream():
     root.setLevel(level)
     root.handlers[:] = handlers
     structlog.reset_defaults()
+
+
+class BrokenStream(io.StringIO):
+    """A stream whose writes fail, as long as there is an `error`."""
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__()
+        self.error: Exception | None = error
+
+    def write(self, text: str) -> int:
+        if self.error is not None:
+            raise self.error
+        return super().write(text)
+
+
+class Unspeakable:
+    def __repr__(self) -> str:
+        raise RuntimeError("no words")
 
 
 def lines(stream: io.StringIO) -> list[dict[str, object]]:
@@ -53,10 +74,10 @@ def test_lines_below_the_level_are_left_out(stream):
 
 def test_libraries_come_out_in_the_same_form_from_warning_up(stream):
     configure(stream, log_level="debug")
-    logging.getLogger("kafka.client").info("chatter")
-    logging.getLogger("kafka.client").warning("broker %s is away", 1)
+    logging.getLogger("some.library").info("chatter")
+    logging.getLogger("some.library").warning("broker %s is away", 1)
     (line,) = lines(stream)
-    assert (line["event"], line["level"], line["logger"]) == ("broker 1 is away", "warning", "kafka.client")
+    assert (line["event"], line["level"], line["logger"]) == ("broker 1 is away", "warning", "some.library")
 
 
 def test_what_json_does_not_know_is_written_all_the_same(stream):
@@ -92,3 +113,49 @@ def test_configuring_twice_does_not_double_the_lines(stream):
     configure(stream)
     logging.getLogger("uvicorn.error").error("once")
     assert len(lines(stream)) == 1
+
+
+@pytest.mark.usefixtures("stream")
+@pytest.mark.parametrize("log_format", ["json", "console"])
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)),
+        BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE)),
+        UnicodeEncodeError("ascii", "\xe9", 0, 1, "not in range"),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_a_line_that_cannot_be_written_is_dropped_and_the_next_comes_out(error, log_format, capsys):
+    broken = BrokenStream(error)
+    configure(broken, log_format)
+    structlog.get_logger().error("lost")
+    logging.getLogger("some.library").error("lost")
+    broken.error = None
+    structlog.get_logger().error("told")
+    logging.getLogger("some.library").error("told")
+    assert (broken.getvalue().count("lost"), broken.getvalue().count("told")) == (0, 2)
+    assert capsys.readouterr() == ("", "")
+
+
+@pytest.mark.usefixtures("stream")
+def test_a_full_disk_and_a_closed_stream_take_no_lines_and_stop_nobody():
+    with Path("/dev/full").open("wb", buffering=0) as full:
+        configure(io.TextIOWrapper(full, write_through=True))
+        structlog.get_logger().error("lost")
+        logging.getLogger("some.library").error("lost")
+    closed = io.StringIO()
+    closed.close()
+    for log_format in ("json", "console"):
+        configure(closed, log_format)
+        structlog.get_logger().error("lost")
+        logging.getLogger("some.library").error("lost")
+
+
+@pytest.mark.parametrize("value", ["half of a pair: \ud800", Unspeakable()], ids=["surrogate", "repr"])
+def test_a_line_that_json_cannot_express_is_dropped_and_the_next_comes_out(stream, value):
+    configure(stream)
+    structlog.get_logger().error("lost", value=value)
+    logging.getLogger("some.library").error("lost: \ud800")
+    structlog.get_logger().error("told")
+    assert [line["event"] for line in lines(stream)] == ["told"]

@@ -2,19 +2,23 @@
 
 Levels: `info`, an action succeeded; `warning`, unexpected and nothing lost; `error`, loss, or an operator is needed.
 Nothing is logged per event. What libraries log through the standard library comes out in the same form from `WARNING`
-up, whatever our own level: kafka-python and uvicorn tell too much below it. A value that JSON does not know is written
-as its `repr`, NaN as null; tracebacks show no local variables, which may hold secrets.
+up, whatever our own level: they tell too much below it. A value that JSON does not know is written as its `repr`, NaN
+as null; tracebacks show no local variables, which may hold secrets.
+
+Invariant: to log never raises. A line that cannot be written (a full disk, a reader that left, a closed stream) or put
+into words (half of a surrogate pair in JSON) is dropped, and work goes on.
 """
 
 from __future__ import annotations
 
 import logging
 import sys
-from typing import Final, TextIO
+from contextlib import suppress
+from typing import Any, Final, TextIO, cast
 
 import msgspec
 import structlog
-from structlog.typing import Processor
+from structlog.typing import EventDict, Processor
 
 from online_fm.telemetry.config import TelemetryConfig
 
@@ -30,32 +34,74 @@ _SHARED: Final[tuple[Processor, ...]] = (
 def configure_logs(config: TelemetryConfig, stream: TextIO | None = None) -> None:
     """Send every log line of this process to `stream`, standard error by default. May be called again."""
     stream = sys.stderr if stream is None else stream
+    lines = cast("TextIO", _Lines(stream))
     rendering = _rendering(config, stream)
     structlog.configure(
-        processors=[*_SHARED, *rendering],
+        processors=[*_SHARED, _or_drop(rendering)],
         wrapper_class=structlog.make_filtering_bound_logger(config.log_level),
-        logger_factory=structlog.WriteLoggerFactory(stream),
+        logger_factory=structlog.WriteLoggerFactory(lines),
         cache_logger_on_first_use=False,
     )
-    _route_libraries(rendering, stream)
+    _route_libraries(rendering, lines)
+
+
+class _Lines:
+    """A stream that drops what it cannot write, as handlers of the standard library do."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, line: str) -> None:
+        with suppress(OSError, ValueError):  # a closed stream, and text that its encoding has not, are ValueErrors
+            self._stream.write(line)
+
+    def flush(self) -> None:
+        with suppress(OSError, ValueError):
+            self._stream.flush()
 
 
 def _rendering(config: TelemetryConfig, stream: TextIO) -> list[Processor]:
     if config.log_format == "json":
-        return [structlog.processors.format_exc_info, structlog.processors.JSONRenderer(serializer=_json)]
+        return [structlog.processors.format_exc_info, _json]
     return [
         structlog.dev.ConsoleRenderer(
-            colors=stream.isatty(), exception_formatter=structlog.dev.plain_traceback, timestamp_key="time"
+            colors=_is_terminal(stream), exception_formatter=structlog.dev.plain_traceback, timestamp_key="time"
         )
     ]
 
 
-def _json(event: object, **_: object) -> str:
+def _is_terminal(stream: TextIO) -> bool:
+    try:
+        return stream.isatty()
+    except ValueError:  # it is closed
+        return False
+
+
+def _json(_: object, __: str, event: EventDict) -> str:
     return msgspec.json.encode(event, enc_hook=repr).decode()
 
 
+def _or_drop(rendering: list[Processor]) -> Processor:
+    """The rendering, for which a line that it cannot render is none."""
+
+    def rendered(logger: object, method: str, event: Any) -> Any:  # noqa: ANN401  # events, then a line
+        try:
+            for process in rendering:
+                event = process(logger, method, event)
+        except Exception as exc:  # of the `repr` of some value, say
+            raise structlog.DropEvent from exc
+        return event
+
+    return rendered
+
+
+class _Handler(logging.StreamHandler[TextIO]):
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802  # its name in the standard library
+        """Drop the line; the standard library would tell the whole story to standard error."""
+
+
 def _route_libraries(rendering: list[Processor], stream: TextIO) -> None:
-    handler = logging.StreamHandler(stream)
+    handler = _Handler(stream)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=[*_SHARED, structlog.stdlib.add_logger_name],
