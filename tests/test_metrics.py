@@ -69,6 +69,12 @@ def test_stream_time_is_in_seconds_and_freshness_its_distance_from_the_clock(wor
     assert value(worker, "freshness_seconds") == 3.5
 
 
+def test_stream_time_is_unknown_before_the_first_event(worker):
+    worker.stream_time(0, now_ms=1_700_000_003_750)
+    assert math.isnan(value(worker, "stream_time_seconds"))
+    assert math.isnan(value(worker, "freshness_seconds"))
+
+
 def test_scores_are_kept_for_each_moment_and_span(worker):
     for n, (moment, span) in enumerate((m, s) for m in MOMENTS for s in SPANS):
         worker.quality(moment, span, SCORED | {"auc": 0.5 + n / 100})
@@ -113,6 +119,13 @@ def test_a_checkpoint_leaves_its_version_size_and_time(worker):
     assert value(worker, "commit_failures_total") == 1
     assert value(worker, "snapshot_version") == 12
     assert value(worker, "snapshot_timestamp_seconds") == 1_700_000_001
+
+
+def test_a_restart_shows_the_checkpoint_that_it_goes_on_from(worker):
+    worker.restored(version=12, created_ms=1_700_000_000_500)
+    assert value(worker, "checkpoint_version") == 12
+    assert value(worker, "checkpoint_timestamp_seconds") == 1_700_000_000.5
+    assert value(worker, "checkpoint_duration_seconds_count") == 0
 
 
 def test_the_rest_of_a_batch_is_observed(worker):

@@ -17,6 +17,7 @@ https://prometheus.io/docs/practices/naming/
 
 from __future__ import annotations
 
+import math
 import platform
 import time
 from collections.abc import Callable, Mapping
@@ -112,7 +113,7 @@ class WorkerMetrics:
     def _reading(self, new: _Families) -> None:
         self._read = new.counter("online_fm_records_read", "Records read and merged.", "topic")
         self._rejected = new.counter("online_fm_records_rejected", "Records rejected.", "topic", "reason")
-        self._dead_letters = new.counter("online_fm_dead_letters", "Rejected records kept as dead letters.")
+        self._dead_letters = new.counter("online_fm_dead_letters", "Rejected records kept as dead letters, for good.")
         self._lost = new.counter("online_fm_records_lost", "Records that retention removed before they were read.")
         self._lag = new.gauge(
             "online_fm_lag_records", "Records known of and not read, per partition.", "topic", "partition"
@@ -135,6 +136,8 @@ class WorkerMetrics:
         self._freshness = new.gauge(
             "online_fm_freshness_seconds", "Wall clock minus stream time, when the last batch ended."
         )
+        for unknown in (self._stream_time, self._freshness):
+            unknown.set(math.nan)
 
     def _judging(self, new: _Families) -> None:
         helps = {
@@ -204,7 +207,7 @@ class WorkerMetrics:
             self._rejected.labels(topic, reason).inc(n)
 
     def dead_letters(self, n: int) -> None:
-        """Add rejected records that were kept."""
+        """Add rejected records that are kept for good: flushed, not only handed over."""
         self._dead_letters.inc(n)
 
     def lost(self, n: int) -> None:
@@ -235,7 +238,9 @@ class WorkerMetrics:
         self._pending.set(rows)
 
     def stream_time(self, stream_ms: int, now_ms: int) -> None:
-        """Set stream time and how far it is behind the wall clock."""
+        """Set stream time and how far it is behind the wall clock; 0, before the first event, leaves both NaN."""
+        if not stream_ms:
+            return
         self._stream_time.set(stream_ms / 1000)
         self._freshness.set((now_ms - stream_ms) / 1000)
 
@@ -271,6 +276,11 @@ class WorkerMetrics:
         self._checkpoint_bytes.set(size_bytes)
         self._checkpoint_version.set(version)
         self._checkpoint_time.set(now_ms / 1000)
+
+    def restored(self, version: int, created_ms: int) -> None:
+        """Set the version of the checkpoint that the worker goes on from, and when it was kept."""
+        self._checkpoint_version.set(version)
+        self._checkpoint_time.set(created_ms / 1000)
 
     def checkpoint_failed(self) -> None:
         """Count a checkpoint that could not be written."""
