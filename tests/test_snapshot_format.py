@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tracemalloc
 
 import msgspec
 import numpy as np
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from online_fm.errors import BadFile
-from online_fm.snapshot.format import Manifest, _sealed, decode, encode, read_manifest
+from online_fm.snapshot.format import Manifest, _sealed, check, decode, encode, header_end, read_manifest
 
 DTYPES = ("bool", "u1", "u2", "u4", "u8", "i1", "i2", "i4", "i8", "f4", "f8")
 
@@ -178,6 +179,66 @@ def test_the_manifest_can_be_read_from_the_beginning_alone():
     assert same_manifest(read_manifest("x", large[:4096]), MANIFEST)
     with pytest.raises(BadFile):
         read_manifest("x", large[:100])
+
+
+def test_a_manifest_is_read_whatever_its_length():
+    fields = [f"feature_number_{number}" for number in range(60_000)]
+    data = encode(msgspec.structs.replace(MANIFEST, features={"fields": fields}), TENSORS)
+    end = header_end("x", data[:8])
+    assert end > 1 << 20
+    assert len(read_manifest("x", data[:end]).features["fields"]) == 60_000
+
+
+def test_a_header_beyond_all_bounds_is_refused_by_its_size_alone():
+    with pytest.raises(BadFile, match="a header of 100000001 bytes"):
+        header_end("x", (100_000_001).to_bytes(8, "little"))
+
+
+def with_header(header: bytes) -> bytes:
+    return len(header).to_bytes(8, "little") + header
+
+
+DEEP = "[" * 100_000 + "]" * 100_000
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        with_header(f'{{"__metadata__":{{"manifest":"{{}}"}},"deep":{DEEP}}}'.encode()),
+        safetensors.numpy.save({}, {"manifest": f'{{"format":1,"deep":{DEEP}}}'}),
+        safetensors.numpy.save({}, {"manifest": _sealed(f'{{"format":1,"extra":{{"deep":{DEEP}}}}}')}),
+    ],
+    ids=["header", "manifest", "sealed"],
+)
+def test_a_file_that_nests_too_deep_is_refused(data):
+    with pytest.raises(BadFile):
+        decode("x", data)
+
+
+@given(st.integers(0, len(DATA) - 1), st.integers(1, 255))
+def test_checking_refuses_what_decoding_refuses(at, flip):
+    altered = bytearray(DATA)
+    altered[at] ^= flip
+
+    def outcome(read) -> str:
+        try:
+            read("x", bytes(altered))
+        except BadFile as exc:
+            return str(exc)
+        return "good"
+
+    assert outcome(check) == outcome(decode)
+
+
+def test_checking_copies_no_tensor():
+    data = encode(MANIFEST, {"v": np.zeros(1_000_000)})
+    tracemalloc.start()
+    try:
+        assert same_manifest(check("x", data), MANIFEST)
+        peak_bytes = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak_bytes < len(data) / 10
 
 
 def test_any_reader_of_safetensors_finds_the_manifest(tmp_path):

@@ -118,6 +118,18 @@ class TestEveryStore:
         with pytest.raises(BadFile, match="tensor 'w' is altered"):
             verify(store, name)
 
+    def test_a_manifest_longer_than_a_mebibyte_is_read(self, store):
+        fields = [f"feature_number_{number}" for number in range(60_000)]
+        manifest = Manifest(kind="snapshot", version=7, created_ms=7, features={"fields": fields})
+        store.put(file_name("snapshot", 7), encode(manifest, {"w": np.zeros(4)}))
+        assert manifest_of(store, file_name("snapshot", 7)).features == {"fields": fields}
+
+    def test_a_file_that_is_no_snapshot_has_no_manifest(self, store):
+        for data in (b"", b"short", b"\xff" * 100):
+            store.put("a", data)
+            with pytest.raises(BadFile, match="not a file of online_fm"):
+                manifest_of(store, "a")
+
     def test_a_renamed_file_is_refused(self, store):
         store.put(file_name("snapshot", 8), snapshot(7))
         with pytest.raises(BadFile, match="holds snapshot 7: it was renamed or copied over"):

@@ -11,7 +11,8 @@ read first: a file of a newer format is refused by its number, not by whatever e
 over. Fields may be added to the manifest with a default and the format kept; it is raised when old readers
 would be wrong.
 
-Tensors are little-endian and C-contiguous in the file; decoded ones are writable arrays of their own.
+Tensors are little-endian and C-contiguous in the file; decoded ones are writable arrays of their own. `check` tells
+damage as `decode` does, without a copy of them.
 Reference: https://github.com/huggingface/safetensors, "Format".
 """
 
@@ -30,7 +31,19 @@ from numpy.typing import NDArray
 
 from online_fm.errors import BadFile
 
-__all__ = ["FORMAT", "KINDS", "Kind", "Manifest", "Tensors", "decode", "encode", "read_manifest"]
+__all__ = [
+    "FORMAT",
+    "KINDS",
+    "SIZE_BYTES",
+    "Kind",
+    "Manifest",
+    "Tensors",
+    "check",
+    "decode",
+    "encode",
+    "header_end",
+    "read_manifest",
+]
 
 FORMAT = 1
 
@@ -47,7 +60,10 @@ _STORED = {
     **{f"I{8 * size}": np.dtype(f"<i{size}") for size in (1, 2, 4, 8)},
     **{f"F{8 * size}": np.dtype(f"<f{size}") for size in (4, 8)},
 }
+SIZE_BYTES = 8  # the file begins with the size of its header, little end first
+_HEADER_BYTES_MAX = 100_000_000  # what readers of safetensors accept
 _SEAL_LENGTH = len(f',"seal":"{"0" * 64}"}}')
+_UNREADABLE = (msgspec.MsgspecError, ValueError, KeyError, RecursionError)  # what odd JSON makes of its reader
 
 
 class Manifest(Struct, frozen=True, kw_only=True):
@@ -96,17 +112,32 @@ def encode(manifest: Manifest, tensors: Mapping[str, NDArray[Any]]) -> bytes:
 
 
 def decode(name: str, data: bytes, kind: Kind | None = None) -> tuple[Manifest, Tensors]:
-    """Manifest and tensors of a file's bytes; `name` is for messages. With `kind`, refuse the other kind."""
+    """Manifest and tensors of a file's bytes; `name` is for messages. With `kind`, refuse the other kind.
+
+    Tensors are copied outside the interpreter's lock. `safetensors.numpy.load` gives the same, but holds the lock
+    throughout: .35 s per GB in which no request is served.
+    """
+    manifest, views = _checked(name, data, kind)
+    return manifest, {key: view.copy() for key, view in views.items()}
+
+
+def check(name: str, data: bytes, kind: Kind | None = None) -> Manifest:
+    """The manifest of a file's bytes, refused where `decode` would; needs no memory for the tensors."""
+    return _checked(name, data, kind)[0]
+
+
+def _checked(name: str, data: bytes, kind: Kind | None) -> tuple[Manifest, Tensors]:
+    """The manifest, and the tensors as views of `data`."""
     manifest = read_manifest(name, data)
     if kind is not None and manifest.kind != kind:
         raise BadFile(name, f"is a {manifest.kind}, not a {kind}")
-    tensors = _tensors(name, data)
-    _verify(name, manifest, tensors)
-    return manifest, tensors
+    views = _views(name, data)
+    _verify(name, manifest, views)
+    return manifest, views
 
 
 def read_manifest(name: str, data: bytes) -> Manifest:
-    """The manifest alone, its seal verified, the tensors not; the file's first mebibyte is enough."""
+    """The manifest alone, its seal verified, the tensors not; the file's first `header_end` bytes are enough."""
     text = _manifest_text(name, data)
     try:
         found = msgspec.json.decode(text, type=_Format).format
@@ -117,45 +148,50 @@ def read_manifest(name: str, data: bytes) -> Manifest:
                 hint="install the newer version here, or wait for a file that this one can read",
             )
         return msgspec.json.decode(_unsealed(name, text), type=Manifest)
-    except msgspec.MsgspecError as exc:
+    except _UNREADABLE as exc:
         raise BadFile(name, f"the manifest cannot be read: {exc}") from exc
 
 
+def header_end(name: str, data: bytes) -> int:
+    """Where the header ends and the tensors begin; a file's first `SIZE_BYTES` tell."""
+    size = int.from_bytes(data[:SIZE_BYTES], "little")
+    if size > _HEADER_BYTES_MAX:
+        raise BadFile(name, f"truncated, altered or not a file of online_fm: a header of {size} bytes")
+    return SIZE_BYTES + size
+
+
 def _manifest_text(name: str, data: bytes) -> str:
-    size = int.from_bytes(data[:8], "little")
+    header = data[SIZE_BYTES : header_end(name, data)]
     try:
-        return msgspec.json.decode(data[8 : 8 + size], type=_Header).metadata["manifest"]
-    except (msgspec.MsgspecError, ValueError, KeyError) as exc:
+        return msgspec.json.decode(header, type=_Header).metadata["manifest"]
+    except _UNREADABLE as exc:
         raise BadFile(name, f"truncated, altered or not a file of online_fm: {exc}") from exc
 
 
-def _tensors(name: str, data: bytes) -> Tensors:
-    """Copies of the tensors, made outside the interpreter's lock.
-
-    `safetensors.numpy.load` gives the same, but holds the lock throughout: .35 s per GB in which no request is served.
-    """
-    start = 8 + int.from_bytes(data[:8], "little")
+def _views(name: str, data: bytes) -> Tensors:
+    """The tensors where they lie in `data`, read-only."""
+    start = header_end(name, data)
     try:
-        header = msgspec.json.decode(data[8:start], type=dict[str, msgspec.Raw])
+        header = msgspec.json.decode(data[SIZE_BYTES:start], type=dict[str, msgspec.Raw])
         places = [(key, msgspec.json.decode(raw, type=_Place)) for key, raw in header.items() if key != "__metadata__"]
-        tensors, end = {}, start
+        views, end = {}, start
         for key, place in sorted(places, key=lambda each: each[1].data_offsets):
-            tensors[key] = _copied(data, start, end, place)
-            end += tensors[key].nbytes
-    except (msgspec.MsgspecError, ValueError, KeyError) as exc:
+            views[key] = _view(data, start, end, place)
+            end += views[key].nbytes
+    except _UNREADABLE as exc:
         raise BadFile(name, f"truncated or altered: {exc}") from exc
     if end != len(data):
         raise BadFile(name, f"truncated or altered: {len(data)} bytes, of which {end} are accounted for")
-    return tensors
+    return views
 
 
-def _copied(data: bytes, start: int, end: int, place: _Place) -> NDArray[Any]:
+def _view(data: bytes, start: int, end: int, place: _Place) -> NDArray[Any]:
     """The tensor at `place`, which must begin where the one before it ended."""
     dtype = _STORED[place.dtype]
     count = math.prod(place.shape)
     if [at + start for at in place.data_offsets] != [end, end + count * dtype.itemsize]:
         raise ValueError(f"a tensor at {place.data_offsets}, where {end - start} and {count} values were expected")
-    return np.frombuffer(data, dtype, count, end).reshape(place.shape).copy()
+    return np.frombuffer(data, dtype, count, end).reshape(place.shape)
 
 
 def _laid_out(name: str, tensor: NDArray[Any]) -> NDArray[Any]:

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import NamedTuple, Protocol
 
 from online_fm.errors import BadFile, StoreError
-from online_fm.snapshot.format import Kind, Manifest, Tensors, decode, read_manifest
+from online_fm.snapshot.format import SIZE_BYTES, Kind, Manifest, Tensors, check, decode, header_end, read_manifest
 
 __all__ = [
     "FolderStore",
@@ -45,7 +45,6 @@ __all__ = [
 
 _NAME = re.compile(r"(checkpoint|snapshot)-(\d{12})\.safetensors")
 _TEMPORARY = ".tmp-"
-_MANIFEST_BYTES = 1 << 20
 
 
 class Stamp(NamedTuple):
@@ -227,12 +226,15 @@ def next_version(store: Store, kind: Kind) -> int:
 
 def manifest_of(store: Store, name: str) -> Manifest:
     """The manifest alone, without reading the tensors."""
-    return read_manifest(name, store.get(name, _MANIFEST_BYTES))
+    size = store.get(name, SIZE_BYTES)
+    return read_manifest(name, store.get(name, header_end(name, size)))
 
 
 def verify(store: Store, name: str) -> Manifest:
     """Read the whole file and check every hash, and that its name tells its kind and version."""
-    return _load(store, name)[0]
+    manifest = check(name, store.get(name))
+    _check_name(name, manifest)
+    return manifest
 
 
 class Found(NamedTuple):
@@ -257,9 +259,13 @@ def newest_good(store: Store, kind: Kind) -> Found:
 
 def _load(store: Store, name: str) -> tuple[Manifest, Tensors]:
     manifest, tensors = decode(name, store.get(name))
+    _check_name(name, manifest)
+    return manifest, tensors
+
+
+def _check_name(name: str, manifest: Manifest) -> None:
     if name != file_name(manifest.kind, manifest.version):
         raise BadFile(name, f"holds {manifest.kind} {manifest.version}: it was renamed or copied over")
-    return manifest, tensors
 
 
 @dataclass(frozen=True, slots=True)
