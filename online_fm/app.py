@@ -10,12 +10,13 @@ from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from threading import Event
 from types import FrameType
-from typing import Any
+from typing import Any, TypeVar
 
+import structlog
 from prometheus_client import CollectorRegistry
 
 from online_fm.config import Config, learning
-from online_fm.errors import ConfigError, OnlineFMError
+from online_fm.errors import ConfigError, OnlineFMError, SourceError
 from online_fm.events import EventDecoder
 from online_fm.serve import server
 from online_fm.simulate import Chunk, FileSink, Simulator, Sink
@@ -37,6 +38,10 @@ from online_fm.train.replay import replay as run_replay
 from online_fm.train.worker import Worker, WorkerParts
 
 __all__ = ["check", "replay", "serve", "simulate", "stop_on_signals", "train"]
+
+_T = TypeVar("_T")
+_RETRY_S = 1.0
+_log = structlog.get_logger("worker")
 
 
 def check(config: Config) -> str:
@@ -60,11 +65,16 @@ def train(config: Config, stop: Event, *, on_report: Callable[[Pipeline, StepRep
         for store in stores:
             stack.enter_context(store.lock())
         pipeline = _pipeline(config)
-        source = stack.enter_context(closing(_open(config)))
+        if (source := _patiently(lambda: _open(config), stop)) is None:
+            return
+        stack.enter_context(closing(source))
+        dead_letters = _patiently(lambda: open_dead_letters(config.dead_letters, source_config), stop)
+        if dead_letters is None:
+            return
         parts = WorkerParts(
             source=source,
             pipeline=pipeline,
-            dead_letters=stack.enter_context(closing(open_dead_letters(config.dead_letters, source_config))),
+            dead_letters=stack.enter_context(closing(dead_letters)),
             checkpoints=Checkpoints(*stores, keep=config.checkpoint.keep, keep_snapshots=config.snapshot.keep),
             metrics=metrics,
             health=health,
@@ -129,6 +139,19 @@ def stop_on_signals() -> Iterator[Event]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def _patiently(connect: Callable[[], _T], stop: Event) -> _T | None:
+    """Connect to something outside, again and again while it does not answer; None where `stop` is set first."""
+    while not stop.is_set():
+        try:
+            return connect()
+        except SourceError as problem:
+            if not problem.retriable:
+                raise
+            _log.warning("cannot connect yet, trying again", why=str(problem))
+            stop.wait(_RETRY_S)
+    return None
 
 
 def _source_of(config: Config) -> SourceConfig:

@@ -104,7 +104,7 @@ def test_a_death_around_any_durable_step_changes_nothing(whole, which, before, d
     kept.restore(learner)
     held = names_of(stores[0], "checkpoint")
     published = names_of(stores[1], "snapshot")
-    if held:  # what was restored is what is served
+    if learner.counts()["learned"]:  # what was restored is what is served
         assert published[-1].removeprefix("snapshot") == held[-1].removeprefix("checkpoint")
     drive(learner, source(), kept, shelf)
     assert fingerprint(learner) == whole
@@ -133,9 +133,9 @@ def test_a_damaged_newest_checkpoint_is_refused_and_the_one_before_is_used() -> 
     data[-1] ^= 1
     checkpoints.put(newest, bytes(data))
     again = pipeline()
-    manifest, refused = keeper(checkpoints, snapshots).restore(again)
-    assert file_name("checkpoint", manifest.version) == older
-    assert [problem.name for problem in refused] == [newest]
+    restored = keeper(checkpoints, snapshots).restore(again)
+    assert file_name("checkpoint", restored.manifest.version) == older
+    assert [problem.name for problem in restored.refused] == [newest]
     drive(again, source(), keeper(checkpoints, snapshots), Shelf())
     assert fingerprint(again) == fingerprint(learner)
     assert names_of(checkpoints, "checkpoint")[-1] > newest  # a name is never used twice
@@ -193,6 +193,31 @@ def test_a_group_that_takes_no_offsets_is_a_trouble_not_a_failure() -> None:
     learner, stream = pipeline(), Deaf({})
     done = keeper(MemoryStore(), MemoryStore()).commit(learner, stream, DeadLetters(Shelf()), 1)
     assert [str(trouble) for trouble in done.troubles] == ["the broker is away"]
+
+
+def test_snapshots_that_cannot_be_written_cost_no_checkpoint_and_fill_no_disk() -> None:
+    checkpoints, snapshots, learner, stream = MemoryStore(), MemoryStore(), pipeline(), source()
+    kept = keeper(checkpoints, snapshots)
+    read_all(learner, stream)
+    snapshots.unreachable = StoreError("disk full")
+    for now_ms in range(10):
+        done = kept.commit(learner, stream, DeadLetters(Shelf()), now_ms)
+        assert "disk full" in str(done.troubles[0])
+        assert not done.published
+    assert len(checkpoints.names()) == 2
+    assert stream.committed == learner.offsets()
+    snapshots.unreachable = None
+    kept.restore(pipeline())
+    assert names_of(snapshots, "snapshot")[-1][-20:] == checkpoints.names()[-1][-20:]
+
+
+def test_a_model_that_has_learned_nothing_is_not_published() -> None:
+    checkpoints, snapshots, learner, stream = MemoryStore(), MemoryStore(), pipeline(), source()
+    kept = keeper(checkpoints, snapshots)
+    learner.assign(stream.positions())
+    assert not kept.commit(learner, stream, DeadLetters(Shelf()), 1).published
+    kept.restore(pipeline())
+    assert (len(checkpoints.names()), snapshots.names()) == (1, [])
 
 
 def test_rejects_that_cannot_be_kept_stop_the_commit_that_would_pass_them() -> None:

@@ -13,7 +13,7 @@ import pytest
 from daemon import Folder, get, until
 from traffic import START_MS, fingerprint, pipeline, read_all, records, source
 
-from online_fm.snapshot.store import version_of
+from online_fm.snapshot.store import file_name, version_of
 from online_fm.source.port import TopicPartition
 
 EVENTS = 20_000
@@ -64,7 +64,7 @@ def test_sigterm_finishes_the_batch_keeps_a_checkpoint_and_leaves_with_0(tmp_pat
     worker = folder.start("train", "source.follow=true")
     until(lambda: get(f"http://127.0.0.1:{folder.port}/health/ready")[0] == 200)
     until(lambda: folder.metric('online_fm_records_read_total{topic="impressions"}'))
-    assert folder.checkpoints() == []
+    assert folder.checkpoints() == [file_name("checkpoint", 1)]  # of the first start: where it began
     folder.stop(worker)
     assert folder.learned().counts()["read"] == sum(map(len, records().values()))
 
@@ -175,6 +175,45 @@ def test_a_file_that_lost_its_lines_is_a_gap_that_stops_the_worker_by_name(tmp_p
     assert "impressions-0: the next record to read is 10, but the partition now holds 0 to 1" in folder.log()
     assert "set source.on_gap to 'accept'" in folder.log()
     folder.run("train", "source.on_gap=accept")
+
+
+def test_a_partition_that_is_gone_is_told_and_holds_nothing_back(tmp_path) -> None:
+    folder = Folder(tmp_path)
+    other = TopicPartition("impressions", 1)
+    folder.write({SHOWN: [impression(1, START_MS)], other: [impression(2, START_MS)], CLICKED: []})
+    folder.run("train")
+    (tmp_path / "events" / "impressions" / "1.jsonl").unlink()
+    folder.write({SHOWN: [impression(i, START_MS + 60_000 + i) for i in range(10, 20)]})
+    folder.run("train", "source.on_gap=accept")
+    assert "a partition is gone" in folder.log()
+    assert folder.learned().counts()["read"] == 12
+
+
+def test_while_the_clicks_topic_does_not_exist_nothing_is_learned_and_health_says_why(tmp_path) -> None:
+    folder = Folder(tmp_path, telemetry={"health": {"stuck_after_s": 1}})
+    folder.write({SHOWN: [impression(i, START_MS + 1000 * i) for i in range(100)]})
+    worker = folder.start("train", "source.follow=true")
+    until(lambda: get(f"http://127.0.0.1:{folder.port}/health/ready")[0] == 503)
+    until(lambda: b"no partition yet of topic clicks" in get(f"http://127.0.0.1:{folder.port}/health/ready")[1])
+    assert get(f"http://127.0.0.1:{folder.port}/health/live")[0] == 200
+    assert folder.metric('online_fm_events_total{outcome="learned"}') == 0.0
+    folder.write({CLICKED: [click(3, START_MS + 4000)]})
+    until(lambda: folder.metric('online_fm_events_total{outcome="positives"}') == 1.0)
+    folder.stop(worker)
+
+
+def test_rejects_that_cannot_be_kept_hold_the_stream_until_they_can(tmp_path) -> None:
+    folder = Folder(tmp_path, dead_letters={"kind": "file", "path": "/dev/full"})
+    junk = [b"x" * 60_000] * 300
+    folder.write({SHOWN: [*junk, *(impression(i, START_MS + 1000 * i) for i in range(100))], CLICKED: []})
+    worker = folder.start("train", "train.batch_records=50")
+    until(lambda: "dead letters cannot be kept, reading waits" in folder.log())
+    time.sleep(2)
+    assert worker.poll() is None
+    assert folder.metric("online_fm_dead_letters_total") == 0.0
+    assert folder.metric('online_fm_records_read_total{topic="impressions"}') < 300
+    worker.send_signal(signal.SIGTERM)
+    assert worker.wait(60) == 1  # what was learned is not durable, and the exit code says so
 
 
 def test_a_checkpoint_of_another_model_stops_the_worker_and_says_what_to_do(tmp_path) -> None:

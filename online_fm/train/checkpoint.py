@@ -24,7 +24,7 @@ from online_fm.source.dead_letter import DeadLetters
 from online_fm.source.port import Source, TopicPartition
 from online_fm.train.pipeline import Pipeline, PipelineState
 
-__all__ = ["CheckpointConfig", "Checkpoints", "Committed", "SnapshotConfig"]
+__all__ = ["CheckpointConfig", "Checkpoints", "Committed", "Restored", "SnapshotConfig", "names_in"]
 
 
 class CheckpointConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -48,19 +48,31 @@ class SnapshotConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
 @dataclass(frozen=True, slots=True)
 class Committed:
-    """What one commit did. `troubles` lose nothing: a group that took no offsets, a file that was not deleted."""
+    """What one commit did. `troubles` lose nothing: a snapshot not published, offsets not taken, a file not deleted."""
 
     version: int
     size_bytes: int
+    letters_kept: int
+    published: bool
     troubles: tuple[SourceError | StoreError, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class Restored:
+    """What was restored: the manifest (None: a first start), newer files that are damaged, and troubles as above."""
+
+    manifest: Manifest | None
+    refused: tuple[BadFile, ...]
+    troubles: tuple[StoreError, ...] = ()
+
+
 class Checkpoints:
-    """Makes and reads back checkpoints of one pipeline."""
+    """Makes and reads back checkpoints of one pipeline. Only one may write to its stores."""
 
     def __init__(self, checkpoints: Store, snapshots: Store, *, keep: int, keep_snapshots: int) -> None:
         self._checkpoints, self._snapshots = checkpoints, snapshots
         self._keep, self._keep_snapshots = keep, keep_snapshots
+        self._next = max(next_version(checkpoints, "checkpoint"), next_version(snapshots, "snapshot"))
 
     def commit(self, pipeline: Pipeline, source: Source, dead_letters: DeadLetters, now_ms: int) -> Committed:
         """Make what was learned durable.
@@ -69,32 +81,36 @@ class Checkpoints:
         2 freeze   the pipeline's state
         3 put      the checkpoint; from here on a restart goes on from it
         4 verify   it, as it lies in the store
-        5 publish  the snapshot of the same state
+        5 publish  the snapshot of the same state, once something was learned
         6 commit   the offsets to the group, for its monitoring only
         7 prune    old checkpoints and snapshots
 
-        Up to 4 a failure raises `StoreError` or `SourceError`, and all stays as it was but for a repeated dead letter.
+        Up to 4 a failure raises `StoreError` or `SourceError`, and the next commit does all of it again; after that it
+        is a trouble to be told: the checkpoint is in force.
         """
-        dead_letters.flush()  # 1
+        letters_kept = dead_letters.flush()  # 1
         state = pipeline.state()  # 2
-        version = max(next_version(self._checkpoints, "checkpoint"), next_version(self._snapshots, "snapshot"))
-        manifest = _manifest(pipeline, state, version, now_ms)
+        manifest = _manifest(pipeline, state, self._next, now_ms, source.names())
+        name = file_name("checkpoint", manifest.version)
+        self._next += 1
         data = encode(manifest, state.tensors)
-        name = file_name("checkpoint", version)
+        size_bytes, offsets = len(data), state.offsets
+        del state
         self._checkpoints.put(name, data)  # 3
+        del data  # a large table is not held three times
         verify(self._checkpoints, name)  # 4
-        self._publish(pipeline, manifest)  # 5
-        troubles: list[SourceError | StoreError] = []
+        troubles: list[SourceError | StoreError] = list(self._publish(pipeline, manifest))  # 5
+        published = not troubles and bool(manifest.counts["learned"])
         try:
-            source.commit(state.offsets)  # 6
+            source.commit(offsets)  # 6
         except SourceError as trouble:
             troubles.append(trouble)
         troubles += prune(self._checkpoints, "checkpoint", self._keep).failed  # 7
         troubles += prune(self._snapshots, "snapshot", self._keep_snapshots).failed
-        return Committed(version, len(data), tuple(troubles))
+        return Committed(manifest.version, size_bytes, letters_kept, published, tuple(troubles))
 
-    def restore(self, pipeline: Pipeline) -> tuple[Manifest | None, tuple[BadFile, ...]]:
-        """Bring the pipeline to the newest checkpoint that holds: its manifest (None: a first start), and newer damage.
+    def restore(self, pipeline: Pipeline) -> Restored:
+        """Bring the pipeline to the newest checkpoint that holds.
 
         Raises BadFile where it is of another configuration, or where there are checkpoints and none holds.
         """
@@ -106,21 +122,28 @@ class Checkpoints:
                     f"{found.refused[0].why}; and no older checkpoint holds",
                     hint="restore the folder from a copy, or move it away to learn anew from the beginning",
                 )
-            return None, ()
+            return Restored(None, ())
         _check_same(found.name, found.manifest, pipeline)
         try:
-            offsets = {_partition(name): offset for name, offset in found.manifest.offsets.items()}
+            offsets = {partition_of(name): offset for name, offset in found.manifest.offsets.items()}
             pipeline.restore(PipelineState(found.tensors, offsets, found.manifest.extra))
         except (ValueError, KeyError, msgspec.ValidationError) as problem:
             raise BadFile(found.name, f"does not fit this configuration: {problem}", hint=_OTHER) from problem
-        if file_name("snapshot", found.manifest.version) not in names_of(self._snapshots, "snapshot"):
-            self._publish(pipeline, found.manifest)
-        return found.manifest, tuple(found.refused)
+        published = file_name("snapshot", found.manifest.version) in names_of(self._snapshots, "snapshot")
+        troubles = () if published else self._publish(pipeline, found.manifest)
+        return Restored(found.manifest, tuple(found.refused), troubles)
 
-    def _publish(self, pipeline: Pipeline, checkpoint: Manifest) -> None:
+    def _publish(self, pipeline: Pipeline, checkpoint: Manifest) -> tuple[StoreError, ...]:
+        """Put the snapshot of a checkpoint's state; a model that has learned nothing is nobody's to serve."""
+        if not checkpoint.counts["learned"]:
+            return ()
         manifest = msgspec.structs.replace(checkpoint, kind="snapshot", offsets={}, extra={})
         parameters: Tensors = pipeline.learner.parameters()
-        self._snapshots.put(file_name("snapshot", manifest.version), encode(manifest, parameters))
+        try:
+            self._snapshots.put(file_name("snapshot", manifest.version), encode(manifest, parameters))
+        except StoreError as trouble:
+            return (trouble,)
+        return ()
 
 
 _OTHER = "go back to the configuration it was written with, or give checkpoint.path and snapshot.path new folders"
@@ -133,7 +156,20 @@ def _learning_of(pipeline: Pipeline) -> tuple[dict[str, Any], dict[str, Any]]:
     return model, features
 
 
-def _manifest(pipeline: Pipeline, state: PipelineState, version: int, now_ms: int) -> Manifest:
+def names_in(manifest: Manifest) -> dict[TopicPartition, str]:
+    """What the partitions were called when this checkpoint was made, as `Source.seek` takes it."""
+    return {partition_of(partition): name for partition, name in manifest.extra.get("names", {}).items()}
+
+
+def partition_of(text: str) -> TopicPartition:
+    """The partition that `str()` made this text of."""
+    topic, _, number = text.rpartition("-")
+    return TopicPartition(topic, int(number))
+
+
+def _manifest(
+    pipeline: Pipeline, state: PipelineState, version: int, now_ms: int, names: Mapping[TopicPartition, str]
+) -> Manifest:
     model, features = _learning_of(pipeline)
     first_ms = pipeline.first_time_ms
     return Manifest(
@@ -145,7 +181,7 @@ def _manifest(pipeline: Pipeline, state: PipelineState, version: int, now_ms: in
         counts={**pipeline.counts(), "features": pipeline.learner.features, "pending": pipeline.pending},
         event_time=None if first_ms is None else (first_ms, pipeline.stream_time_ms),
         offsets={str(partition): offset for partition, offset in state.offsets.items()},
-        extra=state.rest,
+        extra={**state.rest, "names": {str(partition): name for partition, name in names.items()}},
     )
 
 
@@ -159,8 +195,3 @@ def _check_same(name: str, manifest: Manifest, pipeline: Pipeline) -> None:
 
 def _differing(a: Mapping[str, object], b: Mapping[str, object]) -> list[str]:
     return sorted(key for key in a.keys() | b.keys() if a.get(key) != b.get(key))
-
-
-def _partition(name: str) -> TopicPartition:
-    topic, _, number = name.rpartition("-")
-    return TopicPartition(topic, int(number))

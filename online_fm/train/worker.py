@@ -11,7 +11,7 @@ time has not passed them: `replay --drain` closes them.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from threading import Event
 from typing import Annotated
@@ -22,13 +22,14 @@ from msgspec import Meta, Struct
 from online_fm.errors import SourceError, StoreError
 from online_fm.source.dead_letter import DeadLetters
 from online_fm.source.port import Source
-from online_fm.telemetry.health import Health
+from online_fm.telemetry.health import Health, State
 from online_fm.telemetry.metrics import WorkerMetrics
-from online_fm.train.checkpoint import Checkpoints
+from online_fm.train.checkpoint import Checkpoints, names_in
 from online_fm.train.pipeline import Pipeline, StepReport
 
 __all__ = ["TrainConfig", "Worker", "WorkerParts"]
 
+_RETRY_S = 1.0
 _GAUGES_EVERY_S = 1.0  # quality and lag are worth a look a second, not a look a batch
 
 _log = structlog.get_logger("worker")
@@ -74,10 +75,13 @@ class Worker:
         self._start_ms = round(time.time() * 1000) - round(time.monotonic() * 1000)
         self._committed_s = self._gauged_s = time.monotonic()
         self._changed = False
-        self._losses = {"retention": 0, "max_pending": 0, "max_features": 0}
+        self._losses: dict[str, int] = {}
+        self._state: State | None = None
+        self._stop = Event()
 
     def run(self, stop: Event) -> None:
         """Restore, then turn until `stop` is set; the last thing is a checkpoint."""
+        self._stop = stop
         self._restore()
         while not stop.is_set() and not self._turn():
             pass
@@ -92,18 +96,22 @@ class Worker:
 
     def _restore(self) -> None:
         parts = self._parts
-        manifest, refused = parts.checkpoints.restore(parts.pipeline)
-        for problem in refused:
+        restored = parts.checkpoints.restore(parts.pipeline)
+        for problem in restored.refused:
             _log.error("checkpoint refused, an older one is used", file=problem.name, why=problem.why)
-        counts = parts.pipeline.counts()
-        self._losses["max_pending"] = counts["dropped"] + counts["dropped_clicks"]
-        self._losses["max_features"] = parts.pipeline.learner.overflowed
-        parts.source.seek(parts.pipeline.offsets())
+        manifest = restored.manifest
+        parts.source.seek(parts.pipeline.offsets(), names_in(manifest) if manifest else {})
+        for partition, offset in parts.pipeline.retain(parts.source.partitions()).items():
+            _log.error("a partition is gone", partition=str(partition), offset=offset)
+        parts.pipeline.assign(parts.source.positions())
+        self._losses = self._lost_so_far()
+        self._troubles(restored.troubles)
         if manifest is None:
             _log.info("first start", partitions=len(parts.source.partitions()))
+            self._try_commit()  # where to begin: with `start: latest` a restart must not begin later
         else:
-            parts.metrics.snapshot(manifest.version, manifest.created_ms)
-            _log.info("restored", checkpoint=manifest.version, learned=manifest.counts.get("learned", 0))
+            parts.metrics.restored(manifest.version, manifest.created_ms)
+            _log.info("restored", checkpoint=manifest.version, learned=manifest.counts["learned"])
 
     def _turn(self) -> bool:
         """One turn of the loop; true where a bounded source has ended."""
@@ -120,6 +128,8 @@ class Worker:
             self._on_report(report)
         if now_s - self._gauged_s >= _GAUGES_EVERY_S:
             self._gauges()
+        if parts.dead_letters.full:
+            self._make_room()
         if self._changed and now_s - self._committed_s >= self._interval_s:
             self._try_commit()
         return self._bounded and self._all_read(len(batch))
@@ -127,11 +137,33 @@ class Worker:
     def _all_read(self, n: int) -> bool:
         return n == 0 and not self._parts.pipeline.waiting() and not any(self._parts.source.lag().values())
 
+    def _make_room(self) -> None:
+        """Keep the rejects that wait; while that fails nothing more is read: they are bounded, and not to be lost."""
+        while not self._stop.is_set():
+            try:
+                self._parts.metrics.dead_letters(self._parts.dead_letters.flush())
+            except SourceError as problem:
+                _log.error("dead letters cannot be kept, reading waits", why=str(problem))
+                self._beat(0, waiting_for="dead letters cannot be kept")
+                self._stop.wait(_RETRY_S)
+            else:
+                return
+
+    def _beat(self, read: int, waiting_for: str | None = None) -> None:
+        """A sign of life, and what the loop waits for."""
+        source, pipeline = self._parts.source, self._parts.pipeline
+        missing = pipeline.missing_topics()
+        if missing and waiting_for is None:
+            waiting_for = f"no partition yet of topic {' and '.join(missing)}"
+        lag = sum(source.lag().values()) + pipeline.waiting()
+        self._parts.health.beat(
+            time.monotonic(), read=read, lag=lag, answering=source.answering, waiting_for=waiting_for
+        )
+
     def _tell(self, report: StepReport, seconds: float) -> None:
         """Metrics and health, once a batch."""
         metrics, pipeline = self._parts.metrics, self._parts.pipeline
         metrics.records(report.read, report.rejected)
-        metrics.dead_letters(len(report.rejects))
         metrics.events(report.counts)
         metrics.feature_flaws(**{name: report.flaws[name] for name in ("unknown", "missing", "truncated")})
         metrics.pending(pipeline.pending)
@@ -139,8 +171,7 @@ class Worker:
             metrics.loss(moment, nats=loss.nats, weight=loss.weight, examples=loss.examples)
         if report.records:
             metrics.step(seconds, report.records)
-        lag = sum(self._parts.source.lag().values()) + pipeline.waiting()
-        self._parts.health.beat(time.monotonic(), read=report.merged, lag=lag)
+        self._beat(report.merged)
 
     def _gauges(self) -> None:
         """What is worth a look a second."""
@@ -154,17 +185,19 @@ class Worker:
             parts.metrics.quality(moment, "window", asdict(quality.window()))
         self._alarm()
 
-    def _alarm(self) -> None:
-        """What was lost since the last look: counted, and told at the level that wakes somebody."""
-        parts = self._parts
-        counts = parts.pipeline.counts()
-        losses = {
-            "retention": parts.source.lost,
+    def _lost_so_far(self) -> dict[str, int]:
+        counts = self._parts.pipeline.counts()
+        return {
+            "retention": self._parts.source.lost,
             "max_pending": counts["dropped"] + counts["dropped_clicks"],
-            "max_features": parts.pipeline.learner.overflowed,
+            "max_features": self._parts.pipeline.learner.overflowed,
         }
-        new = {name: n - self._losses[name] for name, n in losses.items()}
-        self._losses = losses
+
+    def _alarm(self) -> None:
+        """What was lost since the last look, and a new state of health, at the level that wakes somebody."""
+        parts, before = self._parts, self._losses
+        self._losses = self._lost_so_far()
+        new = {name: n - before[name] for name, n in self._losses.items()}
         parts.metrics.lost(new["retention"])
         parts.metrics.overflow(new["max_features"])
         if new["retention"]:
@@ -173,6 +206,11 @@ class Worker:
             _log.error("join.max_pending is reached: events are dropped", events=new["max_pending"])
         if new["max_features"]:
             _log.warning("model.max_features is reached: new features do not learn", features=new["max_features"])
+        health = parts.health.report(time.monotonic())
+        if health.state != self._state:
+            self._state = health.state
+            tell = _log.error if health.state is State.STUCK else _log.info
+            tell(str(health.state), reason=health.reason)
 
     def _try_commit(self) -> None:
         """A checkpoint; where it fails, the loop goes on and the next one is tried after the same time."""
@@ -187,13 +225,21 @@ class Worker:
     def _commit(self) -> None:
         parts = self._parts
         began_s = time.monotonic()
+        parts.health.checkpointing(began_s)
         done = parts.checkpoints.commit(parts.pipeline, parts.source, parts.dead_letters, self._now_ms())
         self._committed_s = time.monotonic()
         self._changed = False
-        for trouble in done.troubles:
-            parts.metrics.commit_failed()
-            _log.warning("after the checkpoint", why=str(trouble))
+        parts.metrics.dead_letters(done.letters_kept)
         parts.metrics.checkpoint(done.version, self._committed_s - began_s, done.size_bytes, self._now_ms())
-        parts.metrics.snapshot(done.version, self._now_ms())
+        if done.published:
+            parts.metrics.snapshot(done.version, self._now_ms())
         parts.health.checkpoint_kept()
+        self._troubles(done.troubles)
         _log.info("checkpoint", version=done.version, learned=parts.pipeline.counts()["learned"])
+
+    def _troubles(self, troubles: Iterable[SourceError | StoreError]) -> None:
+        """What went wrong after a checkpoint was in force: nothing is lost."""
+        for trouble in troubles:
+            if isinstance(trouble, SourceError):
+                self._parts.metrics.commit_failed()
+            _log.warning("after the checkpoint", why=str(trouble))
