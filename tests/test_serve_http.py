@@ -30,12 +30,13 @@ def scorer():
 class Site:
     """The application without a port: one call, one request."""
 
-    def __init__(self, scorer: Scorer | None) -> None:
+    def __init__(self, scorer: Scorer | None, config: ServeConfig = CONFIG) -> None:
         self.slot = Slot()
         if scorer is not None:
             self.slot.swap(scorer)
         self.registry = CollectorRegistry()
-        self.app = application(self.slot, CONFIG, ServeMetrics(self.registry))
+        self.following = True
+        self.app = application(self.slot, config, ServeMetrics(self.registry), lambda: self.following)
 
     def ask(self, method: str, path: str, **content) -> httpx.Response:
         async def ask() -> httpx.Response:
@@ -156,6 +157,8 @@ class TestProtocol:
             ("user", "BYTES", [2, 1], [["u1"], ["u2"]], [{"user": "u1"}, {"user": "u2"}]),
             ("item", "INT64", [2], [3, 4], [{"item": "3"}, {"item": "4"}]),
             ("item", "UINT8", [1], [3], [{"item": 3}]),
+            ("item", "INT8", [3], [-128, None, 127], [{"item": -128}, {}, {"item": 127}]),
+            ("item", "UINT64", [2], [0, 2**64 - 1], [{"item": 0}, {"item": 2**64 - 1}]),
             ("item", "BOOL", [1], [True], [{"item": True}]),
             ("price", "FP32", [2], [1, 2.5], [{"price": 1.0}, {"price": 2.5}]),
             ("tags", "BYTES", [2, 2], ["a", "t1", "t2", "b"], [{"tags": ["a", "t1"]}, {"tags": ["t2", "b"]}]),
@@ -237,6 +240,11 @@ class TestRefusals:
             ([tensor("user", ["u1"], shape=[1, 1, 1])], "$.inputs[0].shape"),
             ([tensor("user", ["u1"], shape=[-1])], "$.inputs[0].shape[0]"),
             ([tensor("user", [7])], "input 'user', row 0: 7 is not BYTES"),
+            ([tensor("age", [127, 300], "INT8")], "input 'age', row 1: 300 is not INT8"),
+            ([tensor("age", [-128, -129], "INT8")], "row 1: -129 is not INT8"),
+            ([tensor("age", [255, -1], "UINT8")], "input 'age', row 1: -1 is not UINT8"),
+            ([tensor("tags", [[0, 2**32]], "UINT32")], "row 0: 4294967296 is not UINT32"),
+            ([tensor("age", [-(2**63), 2**63], "INT64")], "row 1: 9223372036854775808 is not INT64"),
             ([tensor("age", [1, "x"], "FP32")], "input 'age', row 1: 'x' is not FP32"),
             ([tensor("age", [True], "INT64")], "input 'age', row 0: True is not INT64"),
             ([tensor("tags", [["a", 1]])], "input 'tags', row 0: 1 is not BYTES"),
@@ -306,6 +314,55 @@ class TestRefusals:
 
         assert "longer than" in refused(site.ask("POST", f"{MODEL}/infer", content=endless()), 413)
         assert sent <= 22_000
+
+    def test_a_context_is_bounded_as_often_as_it_is_read(self, site):
+        candidates = [{"id": each} for each in range(50)]
+        reply = site.rank(context={"user": "u" * 7_000}, candidates=candidates)
+        assert "a context of 7011 bytes for 50 candidates, and at most 6400 are scored" in refused(reply, 413)
+        assert site.rank(context={"user": "u" * 6_000}, candidates=candidates).status_code == 200
+        assert site.rank(context={"user": "u" * 7_000}, candidates=candidates[:40]).status_code == 200
+
+    def test_what_no_field_reads_is_not_repeated(self, site):
+        reply = site.rank(context={"nobody's": "u" * 7_000}, candidates=[{"id": each} for each in range(50)])
+        assert reply.status_code == 200
+
+    @pytest.mark.parametrize("call", ["infer", "rank"])
+    def test_a_body_that_does_not_come_is_given_up(self, scorer, call):
+        site = Site(scorer, ServeConfig(body_timeout_s=0.01))
+
+        async def stalled():
+            yield b"{"
+            await asyncio.Event().wait()
+
+        reply = site.ask("POST", f"{MODEL}/{call}", content=stalled())
+        assert "did not come within 0.01 s" in refused(reply, 408)
+        assert reply.headers["connection"] == "close"
+
+    @pytest.mark.parametrize("call", ["infer", "rank"])
+    def test_a_request_takes_the_snapshot_that_is_served_when_its_body_is_there(self, scorer, call):
+        site = Site(scorer)
+        body = {"inputs": [tensor("user", ["u1"])], "candidates": [{"id": 1}]}
+
+        async def slow():
+            yield b""
+            site.slot.swap(Scorer.from_bytes("s", snapshot(trained()[0], 13)))
+            yield json.dumps(body).encode()
+
+        reply = site.ask("POST", f"{MODEL}/{call}", content=slow())
+        assert reply.json()["model_version"] == "13"
+
+
+def test_it_is_not_ready_once_nobody_follows_the_snapshots(site):
+    assert site.get("/v2/health/ready").status_code == 200
+    site.following = False
+    assert refused_health(site.get("/v2/health/ready")) == {"live": True, "ready": False}
+    assert refused_health(site.get(f"{MODEL}/ready")) == {"name": "ctr", "ready": False}
+    assert site.infer(tensor("user", ["u1"])).status_code == 200
+
+
+def refused_health(reply: httpx.Response) -> dict:
+    assert reply.status_code == 503
+    return reply.json()
 
 
 class TestBeforeTheFirstSnapshot:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import logging
 import threading
+import time
+from collections.abc import Mapping
 from pathlib import Path
 
 import msgspec
@@ -50,6 +52,35 @@ def test_a_candidate_s_score_is_that_of_context_and_candidate_together(scorer):
     ]
     assert scorer.rank(context, candidates).tolist() == scorer.score(together).tolist()
     assert scorer.rank(context, []).shape == (0,)
+
+
+class Counted(Mapping):
+    """Features that count how often one of them is read."""
+
+    def __init__(self, features: dict) -> None:
+        self._features = features
+        self.reads = 0
+
+    def __getitem__(self, name):
+        self.reads += 1
+        return self._features[name]
+
+    def __iter__(self):
+        return iter(self._features)
+
+    def __len__(self) -> int:
+        return len(self._features)
+
+
+def test_of_context_and_candidates_only_what_a_field_reads_is_taken_and_once(scorer):
+    odd = {f"a{number}": number for number in range(1000)}
+    context = Counted({"user": "u3", "device": {"os": "ios"}, **odd})
+    candidates = [Counted({"item": item, **odd}) for item in range(3)]
+    expected = scorer.rank({"user": "u3", "device": {"os": "ios"}}, [{"item": item} for item in range(3)])
+    assert scorer.rank(context, candidates).tolist() == expected.tolist()
+    assert context.reads == 2
+    assert [each.reads for each in candidates] == [1, 1, 1]
+    assert scorer.known(context) == {"user": "u3", "device": {"os": "ios"}}
 
 
 def test_scoring_changes_nothing(scorer):
@@ -145,6 +176,21 @@ class TestLive:
             assert live.version == 1
             assert live.score(rows).tolist() == Scorer.from_folder(tmp_path).score(rows).tolist()
             assert live.rank(rows[0], rows[1:3]).shape == (2,)
+
+    def test_follows_again_when_it_is_entered_again(self, tmp_path, learner):
+        store = FolderStore(tmp_path)
+        publish(store, learner, 1)
+        live = LiveScorer(tmp_path, poll_interval_s=0.01)
+        with live:
+            assert live.version == 1
+        with live:
+            publish(store, learner, 2)
+            give_up_s = time.monotonic() + 30
+            while live.version != 2:
+                assert time.monotonic() < give_up_s
+                time.sleep(0.01)
+            with pytest.raises(StateError, match="followed already"), live:
+                pass
 
     def test_says_that_it_has_nothing_yet_and_follows_the_folder_from_there(self, tmp_path, learner, caplog):
         caplog.set_level(logging.INFO, "online_fm.serve")

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import threading
 
 import pytest
 from published import events, publish, snapshot, trained
 
-from online_fm.errors import StoreError
+from online_fm.errors import StateError, StoreError
 from online_fm.serve.slot import Slot
 from online_fm.serve.watcher import Watcher, to_try
 from online_fm.snapshot.store import MemoryStore, file_name
@@ -224,3 +225,55 @@ def test_the_thread_outlives_what_nobody_thought_of(slot, said, learner):
     watcher.stop()
     assert said.versions == [1]
     assert said.lines == ["unreachable: a bug", "reachable"]
+
+
+class Silenced(Said):
+    """Keeps what it is told, and then cannot write it."""
+
+    def loaded(self, scorer, seconds) -> None:
+        super().loaded(scorer, seconds)
+        raise OSError(errno.ENOSPC, "no space left on device")
+
+    def unreachable(self, error) -> None:
+        super().unreachable(error)
+        raise BrokenPipeError
+
+    def refused(self, error) -> None:
+        super().refused(error)
+        raise BrokenPipeError
+
+
+def test_what_cannot_be_told_changes_nothing_and_is_not_repeated(store, slot, learner):
+    said = Silenced()
+    watcher = Watcher(store, slot, said)
+    publish(store, learner, 1)
+    store.put(*names(2), b"half")
+    assert watcher.poll()
+    store.unreachable = StoreError("the disk is gone")
+    assert [watcher.poll(), watcher.poll()] == [False, False]
+    assert slot.take().version == 1
+    assert said.versions == [1]
+    assert [line.split(":")[0] for line in said.lines] == [f"refused {names(2)[0]}", "unreachable"]
+
+
+def test_the_thread_outlives_a_log_that_cannot_be_written(slot, learner):
+    store, said = Breaking(), Silenced()
+    publish(store, learner, 1)
+    watcher = Watcher(store, slot, said)
+    watcher.start(0.001)
+    for _ in range(4):
+        assert store.listed.acquire(timeout=30)
+    assert watcher.running
+    watcher.stop()
+    assert not watcher.running
+    assert said.versions == [1]
+
+
+def test_it_follows_again_after_it_was_stopped_and_never_twice_at_once(store, slot, watcher):
+    watcher.start(0.001)
+    with pytest.raises(StateError, match="followed already"):
+        watcher.start(0.001)
+    watcher.stop()
+    watcher.start(0.001)
+    assert watcher.running
+    watcher.stop()

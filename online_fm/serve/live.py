@@ -30,7 +30,7 @@ class LiveScorer:
     """Scores with the newest good snapshot of a folder, and follows it.
 
     Entering looks once, so that an existing snapshot is ready at once. Before the first snapshot, `score` and `rank`
-    raise `StateError`. Threads may share it.
+    raise `StateError`. Threads may share it. It may be entered again once it was left.
 
     >>> with LiveScorer("snapshots") as live:
     ...     live.rank({"user": "u1"}, [{"item": "i7"}, {"item": "i8"}])

@@ -27,7 +27,10 @@ __all__ = ["InferRequest", "RankRequest", "infer_reply", "metadata", "parse", "r
 
 OUTPUT = "probability"
 
-_INTEGERS = tuple(f"{sign}INT{bits}" for sign in ("", "U") for bits in (8, 16, 32, 64))
+_INTEGERS = {
+    **{f"INT{bits}": range(-(2 ** (bits - 1)), 2 ** (bits - 1)) for bits in (8, 16, 32, 64)},
+    **{f"UINT{bits}": range(2**bits) for bits in (8, 16, 32, 64)},
+}
 _NOTHING = type(None)
 _TYPES: dict[str, set[type]] = {
     "BYTES": {str, _NOTHING},
@@ -136,9 +139,10 @@ def _check_types(tensor: Tensor, column: Sequence[Any]) -> None:
     types = _TYPES.get(tensor.datatype)
     if types is None:
         raise ValueError(f"input '{tensor.name}': datatype {tensor.datatype} is not one of {', '.join(_TYPES)}")
+    within = _INTEGERS.get(tensor.datatype)
     for row, value in enumerate(column):
         for each in value if type(value) is list else (value,):
-            if type(each) not in types:
+            if type(each) not in types or (each is not None and within is not None and each not in within):
                 raise ValueError(f"input '{tensor.name}', row {row}: {each!r:.60} is not {tensor.datatype}")
 
 

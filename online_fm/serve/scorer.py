@@ -62,6 +62,7 @@ class Scorer:
         model = msgspec.convert(manifest.model, ModelConfig)
         self._predictor = Predictor(model, len(self._encoder.fields), parameters)
         self.inputs = _inputs(self._encoder.config)
+        self._heads = frozenset(each.path[0] for each in self.inputs.values())
 
     @classmethod
     def from_bytes(cls, name: str, data: bytes) -> Self:
@@ -109,7 +110,12 @@ class Scorer:
 
     def rank(self, context: Features, candidates: Sequence[Features]) -> NDArray[np.float32]:
         """Click probabilities f32[n] of each candidate's features in one context; a candidate's own win."""
-        return self.score([{**context, **candidate} for candidate in candidates])
+        shared = self.known(context)
+        return self.score([{**shared, **self.known(candidate)} for candidate in candidates])
+
+    def known(self, features: Features) -> dict[str, object]:
+        """Those of a row's features in which a field looks for its input; each is looked at once."""
+        return {name: features[name] for name in features if name in self._heads}
 
 
 def put(features: dict[str, object], path: tuple[str, ...], value: object) -> None:

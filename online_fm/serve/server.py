@@ -37,7 +37,7 @@ def run(config: ServeConfig, store: Store, metrics: ServeMetrics, started: Calla
     watcher = Watcher(store, slot, _Reports(metrics))
     server = uvicorn.Server(
         uvicorn.Config(
-            application(slot, config, metrics),
+            application(slot, config, metrics, lambda: watcher.running),
             http="httptools",
             ws="none",
             lifespan="off",

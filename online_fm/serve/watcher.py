@@ -9,27 +9,32 @@ only if it is replaced. Of the versions above the served one the newest that is 
 every version in the store is older: the served one was then withdrawn, or training began anew in an emptied folder,
 and serving the forgotten one for ever would be the surprise.
 
+What is told may not get through: a log on a full disk, a pipe that nobody reads. That ends nothing here.
+
 `poll` is one look, made by a thread or by hand. TensorFlow Serving separates the same four: source, loader, policy,
 manager.
 """
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
-from collections.abc import Sequence
-from typing import Protocol
+from collections.abc import Callable, Sequence
+from typing import ParamSpec, Protocol
 
-from online_fm.errors import BadFile, StoreError
+from online_fm.errors import BadFile, StateError, StoreError
 from online_fm.serve.scorer import Scorer
 from online_fm.serve.slot import Slot
 from online_fm.snapshot.store import Stamp, Store, names_of, version_of
 
 __all__ = ["Reports", "Watcher", "to_try"]
 
+Told = ParamSpec("Told")
+
 
 class Reports(Protocol):
-    """Who is told. Called by the thread that polls."""
+    """Who is told. Called by the thread that polls; what it raises is dropped."""
 
     def loaded(self, scorer: Scorer, seconds: float) -> None:
         """It is served from now on; reading, verifying and warming up took this long."""
@@ -85,13 +90,21 @@ class Watcher:
         self._tell(trouble)
         return False
 
+    @property
+    def running(self) -> bool:
+        """Whether the thread lives."""
+        return self._thread is not None and self._thread.is_alive()
+
     def start(self, interval_s: float) -> None:
-        """Poll now and then every `interval_s`, in a thread, until `stop`."""
+        """Poll now and then every `interval_s`, in a thread, until `stop`; raises `StateError` while one runs."""
+        if self.running:
+            raise StateError("the snapshots are followed already")
+        self._stopping.clear()
         self._thread = threading.Thread(target=self._run, args=(interval_s,), name="snapshots", daemon=True)
         self._thread.start()
 
     def stop(self) -> None:
-        """End the thread after the poll at hand; twice does no harm."""
+        """End the thread after the poll at hand; twice does no harm, and `start` may follow."""
         self._stopping.set()
         if self._thread is not None:
             self._thread.join()
@@ -114,19 +127,24 @@ class Watcher:
             scorer = _built(name, data)
         except BadFile as exc:
             self._refused[name] = stamp
-            self._reports.refused(exc)
+            _say(self._reports.refused, exc)
             return False
         self._slot.swap(scorer)
-        self._reports.loaded(scorer, time.perf_counter() - started_s)
+        _say(self._reports.loaded, scorer, time.perf_counter() - started_s)
         return True
 
     def _tell(self, trouble: Exception | None) -> None:
         """Report the change, not the state."""
         if trouble is not None and self._reachable:
-            self._reports.unreachable(trouble)
+            _say(self._reports.unreachable, trouble)
         if trouble is None and not self._reachable:
-            self._reports.reachable()
+            _say(self._reports.reachable)
         self._reachable = trouble is None
+
+
+def _say(tell: Callable[Told, None], *told: Told.args, **named: Told.kwargs) -> None:
+    with contextlib.suppress(Exception):
+        tell(*told, **named)
 
 
 def _built(name: str, data: bytes) -> Scorer:
