@@ -110,22 +110,22 @@ def test_brokers_that_do_not_answer_for_long_are_stuck_but_no_reason_to_restart(
 def test_what_else_the_loop_waits_for_is_the_reason_when_it_takes_long(health):
     health.beat(0, read=10, lag=0)
     for now_s in range(1, 62):
-        health.beat(now_s, read=0, lag=500, waiting_for="the dead letters' topic to answer")
+        health.beat(now_s, read=0, lag=500, waiting_for="dead letters cannot be kept")
     assert seen(health, 61) == (State.STUCK, True, False)
-    assert health.report(61).reason == "waiting for the dead letters' topic to answer for 60 s"
+    assert health.report(61).reason == "dead letters cannot be kept: waiting for 60 s"
     health.beat(62, read=500, lag=0)
     assert seen(health, 62) == (State.RUNNING, True, True)
 
 
 def test_a_worker_held_ever_since_its_start_is_not_ready(health):
-    health.beat(10, read=0, lag=0, answering=False, waiting_for="the topic clicks to exist")
+    health.beat(10, read=0, lag=0, answering=False, waiting_for="no partition yet of clicks")
     assert seen(health, 10) == (State.CATCHING_UP, True, False)
-    assert health.report(10).reason == "the brokers have not answered; waiting for the topic clicks to exist"
-    health.beat(15, read=0, lag=0, waiting_for="the topic clicks to exist")
-    assert health.report(15).reason == "waiting for the topic clicks to exist"
-    health.beat(69, read=0, lag=0, waiting_for="the topic clicks to exist")
+    assert health.report(10).reason == "the brokers have not answered; no partition yet of clicks: waiting"
+    health.beat(15, read=0, lag=0, waiting_for="no partition yet of clicks")
+    assert health.report(15).reason == "no partition yet of clicks: waiting"
+    health.beat(69, read=0, lag=0, waiting_for="no partition yet of clicks")
     assert seen(health, 69) == (State.CATCHING_UP, True, False)
-    health.beat(70, read=0, lag=0, waiting_for="the topic clicks to exist")
+    health.beat(70, read=0, lag=0, waiting_for="no partition yet of clicks")
     assert seen(health, 70) == (State.STUCK, True, False)
     health.beat(71, read=0, lag=0)
     assert seen(health, 71) == (State.RUNNING, True, True)

@@ -72,14 +72,14 @@ class Health:
 
         read, lag: records read in it, records left to read as far as is known.
         answering: whether the brokers answer.
-        waiting_for: what else holds the loop, such as "the topic clicks to exist".
+        waiting_for: what else holds the loop, such as "no partition yet of topic clicks".
         """
         if read or not lag:
             self._idle_s = 0.0
         elif not self._long_work:
             self._idle_s += now_s - self._beat_s
         holds = [] if answering else ["the brokers have not answered"]
-        holds += [] if waiting_for is None else [f"waiting for {waiting_for}"]
+        holds += [] if waiting_for is None else [f"{waiting_for}: waiting"]
         self._lag_known |= not holds
         self._held = {hold: self._held.get(hold, now_s) for hold in holds}
         self._lag, self._looping, self._long_work = lag, True, False
