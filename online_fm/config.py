@@ -25,7 +25,7 @@ from online_fm.errors import ConfigError
 from online_fm.events import EventsConfig
 from online_fm.features.spec import FeaturesConfig
 from online_fm.join.pending import JoinConfig
-from online_fm.model.config import ModelConfig
+from online_fm.model.config import ModelConfig, check_size
 from online_fm.quality import QualityConfig
 from online_fm.serve.config import ServeConfig
 from online_fm.simulate.config import SimulateConfig
@@ -104,6 +104,10 @@ def learning(config: Config) -> LearningConfig:
     """What the pipeline needs of it; ConfigError where no fields are named."""
     if config.features is None:
         raise ConfigError("features: name the fields of your events that the model is to learn from")
+    try:
+        check_size(config.model, len(config.features.fields))
+    except ValueError as problem:
+        raise ConfigError(f"model: {problem}") from problem
     return LearningConfig(
         events=config.events,
         features=config.features,

@@ -2,7 +2,7 @@
 
 OnlineFMError
 ├── ConfigError            the configuration cannot be used; names the dotted path
-├── SourceError            records cannot be read or offsets not committed
+├── SourceError            those who hold the records do not answer as they should: reading, committing, sending
 │   └── OffsetGap          a stored offset is no longer (or not yet) in its partition
 ├── StoreError             a folder of checkpoints or snapshots cannot be read or written
 │   └── BadFile            one file is truncated, altered, too new, or of another configuration
@@ -37,7 +37,7 @@ class ConfigError(OnlineFMError):
 
 
 class SourceError(OnlineFMError):
-    """Records cannot be read, or offsets not committed."""
+    """Those who hold the records do not answer as they should: reading, committing, sending."""
 
     retriable = True
 

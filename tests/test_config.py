@@ -212,3 +212,10 @@ def test_a_command_with_a_bad_configuration_leaves_with_2_and_one_line(command) 
     )
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == f"error: {BAD['unknown_key']}\n"
+
+
+def test_an_ffm_that_no_memory_holds_is_told_before_anything_connects() -> None:
+    fields = ", ".join(f"f{i}" for i in range(9000))
+    config = parse(f"features: {{ fields: [{fields}] }}\nmodel: {{ kind: ffm }}")
+    with pytest.raises(ConfigError, match="model: an FFM of 9000 fields and k = 8 needs"):
+        learning(config)

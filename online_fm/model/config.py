@@ -11,7 +11,9 @@ from typing import Annotated, Literal
 
 from msgspec import Meta, Struct
 
-__all__ = ["AdaGrad", "Ftrl", "ModelConfig"]
+__all__ = ["AdaGrad", "Ftrl", "ModelConfig", "check_size"]
+
+FFM_BYTES_MAX = 1 << 28  # k = 4: 4,096 fields
 
 Rate = Annotated[float, Meta(gt=0, le=1e3)]
 Start = Annotated[float, Meta(ge=1e-12, le=1e9)]
@@ -57,3 +59,13 @@ class ModelConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     w: Ftrl | AdaGrad = Ftrl()
     v: Ftrl | AdaGrad = Ftrl(alpha=0.05)
     max_features: Annotated[int, Meta(ge=1, le=2**30)] = 2**22
+
+
+def check_size(config: ModelConfig, n_fields: int) -> None:
+    """Raise ValueError where an FFM has too many fields: each call works on n_fields^2 k float32 (`kernels.ffm`, T)."""
+    size_bytes = 4 * n_fields**2 * config.k
+    if config.kind == "ffm" and size_bytes > FFM_BYTES_MAX:
+        raise ValueError(
+            f"an FFM of {n_fields} fields and k = {config.k} needs {-(-size_bytes >> 20)} MiB for each call (fields^2 * k "
+            f"* 4 bytes), and at most {FFM_BYTES_MAX >> 20} are taken: fewer fields, a smaller k, or kind fm"
+        )
