@@ -132,6 +132,13 @@ def test_a_manifest_that_makes_no_model_is_refused(learner, change, why):
         Scorer.from_bytes("s", encode(msgspec.structs.replace(manifest, **change), tensors))
 
 
+def test_a_model_too_large_to_score_with_is_refused(learner):
+    manifest, tensors = decode("s", snapshot(learner, 3))
+    change = {"model": {"kind": "ffm", "k": 4}, "features": {"fields": [f"f{number}" for number in range(4097)]}}
+    with pytest.raises(BadFile, match="an FFM of 4097 fields and k = 4 needs 257 MiB"):
+        Scorer.from_bytes("s", encode(msgspec.structs.replace(manifest, **change), tensors))
+
+
 def test_parameters_that_are_no_numbers_are_refused(learner):
     manifest, tensors = decode("s", snapshot(learner, 3))
     tensors["w"][7] = np.nan

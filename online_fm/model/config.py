@@ -65,7 +65,8 @@ def check_size(config: ModelConfig, n_fields: int) -> None:
     """Raise ValueError where an FFM has too many fields: each call works on n_fields^2 k float32 (`kernels.ffm`, T)."""
     size_bytes = 4 * n_fields**2 * config.k
     if config.kind == "ffm" and size_bytes > FFM_BYTES_MAX:
+        needed_mib, most_mib = -(-size_bytes >> 20), FFM_BYTES_MAX >> 20
         raise ValueError(
-            f"an FFM of {n_fields} fields and k = {config.k} needs {-(-size_bytes >> 20)} MiB for each call (fields^2 * k "
-            f"* 4 bytes), and at most {FFM_BYTES_MAX >> 20} are taken: fewer fields, a smaller k, or kind fm"
+            f"an FFM of {n_fields} fields and k = {config.k} needs {needed_mib} MiB for each call (4 fields^2 k bytes), "
+            f"and at most {most_mib} are taken: fewer fields, a smaller k, or kind fm"
         )

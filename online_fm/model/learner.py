@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from online_fm.features.batch import Rows
-from online_fm.model.config import AdaGrad, Ftrl, ModelConfig
+from online_fm.model.config import AdaGrad, Ftrl, ModelConfig, check_size
 from online_fm.model.kernels import ADAGRAD, FTRL, ffm, fm, lr
 from online_fm.model.state import Layout, Table, tensor
 
@@ -39,6 +39,7 @@ class Learner:
     """A model with its optimizer state: predicts each row, then learns it."""
 
     def __init__(self, config: ModelConfig, n_fields: int) -> None:
+        check_size(config, n_fields)
         self.config, self.n_fields = config, n_fields
         layout = Layout.of(config.kind, config.k, n_fields, _states(config.w), _states(config.v))
         self._table = Table(layout, config.max_features, config.seed, config.init_sd)
@@ -122,6 +123,7 @@ class Predictor:
     """A model's parameters, immutable: predicts bit for bit what their learner would; thread-safe."""
 
     def __init__(self, config: ModelConfig, n_fields: int, parameters: Mapping[str, NDArray[Any]]) -> None:
+        check_size(config, n_fields)
         self.config, self.n_fields = config, n_fields
         n = len(tensor(parameters, "tags", np.uint64, (None,)))
         layout = Layout.of(config.kind, config.k, n_fields, 0, 0)

@@ -14,7 +14,7 @@ the pairs of different fields are sum_{f<f'} <T[f, f'], T[f', f]>, those within 
 once per feature and field, however many values the field has. So a row of n features costs O(n F k), not O(n^2 k), and
 both passes run over contiguous factors, 16 at a time: row f(i) of T lies exactly as v_i does. T is made before anything
 is learned, which settles repeated features as in FM. Fields that the row lacks have zeros in T, and a gradient of 0
-changes nothing.
+changes nothing. T has F^2 k floats, whatever the row has, and a call clears them all: `config.check_size` bounds them.
 
 A record is `w s1 s2 _... | v[F k, padded to 16] | state of v`; the head takes a cache line, so that the factors are
 aligned.
