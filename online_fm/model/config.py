@@ -67,6 +67,6 @@ def check_size(config: ModelConfig, n_fields: int) -> None:
     if config.kind == "ffm" and size_bytes > FFM_BYTES_MAX:
         needed_mib, most_mib = -(-size_bytes >> 20), FFM_BYTES_MAX >> 20
         raise ValueError(
-            f"an FFM of {n_fields} fields and k = {config.k} needs {needed_mib} MiB for each call (4 fields^2 k bytes), "
+            f"an FFM of {n_fields} fields and k = {config.k} needs {needed_mib} MiB a call (4 fields^2 k bytes), "
             f"and at most {most_mib} are taken: fewer fields, a smaller k, or kind fm"
         )
