@@ -7,6 +7,7 @@ import io
 import json
 import logging
 import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -159,3 +160,12 @@ def test_a_line_that_json_cannot_express_is_dropped_and_the_next_comes_out(strea
     logging.getLogger("some.library").error("lost: \ud800")
     structlog.get_logger().error("told")
     assert [line["event"] for line in lines(stream)] == ["told"]
+
+
+@pytest.mark.usefixtures("stream")
+@pytest.mark.parametrize("log_format", ["json", "console"])
+def test_a_process_without_standard_error_logs_nothing(log_format, monkeypatch):
+    monkeypatch.setattr(sys, "stderr", None)
+    configure_logs(TelemetryConfig(log_format=log_format))
+    structlog.get_logger().error("lost")
+    logging.getLogger("some.library").error("lost")

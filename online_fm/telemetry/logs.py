@@ -11,6 +11,7 @@ into words (half of a surrogate pair in JSON) is dropped, and work goes on.
 
 from __future__ import annotations
 
+import io
 import logging
 import sys
 from contextlib import suppress
@@ -33,7 +34,7 @@ _SHARED: Final[tuple[Processor, ...]] = (
 
 def configure_logs(config: TelemetryConfig, stream: TextIO | None = None) -> None:
     """Send every log line of this process to `stream`, standard error by default. May be called again."""
-    stream = sys.stderr if stream is None else stream
+    stream = stream or sys.stderr or _closed()  # a process may be started without standard error: it is None
     lines = cast("TextIO", _Lines(stream))
     rendering = _rendering(config, stream)
     structlog.configure(
@@ -58,6 +59,11 @@ class _Lines:
     def flush(self) -> None:
         with suppress(OSError, ValueError):
             self._stream.flush()
+
+
+def _closed() -> TextIO:
+    with io.StringIO() as stream:
+        return stream
 
 
 def _rendering(config: TelemetryConfig, stream: TextIO) -> list[Processor]:
