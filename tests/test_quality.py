@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 
+import msgspec
 import numpy as np
 import pytest
 from reference import rank_auc
 
-from online_fm.quality import Quality, QualityConfig, Scores
+from online_fm.quality import PANES, Quality, QualityConfig, Scores
 
 
 def examples(n: int, rate_logit: float, spread: float = 1.0, seed: int = 0, shift: float = 0.0):
@@ -178,3 +179,9 @@ def test_a_state_that_does_not_fit_is_refused_by_name():
 
 def test_the_shipped_window_is_a_hundred_thousand_examples():
     assert QualityConfig().window == 100_000
+
+
+def test_a_pane_never_has_more_examples_than_a_bin_can_count() -> None:
+    assert msgspec.convert({"window": 2**28}, QualityConfig).window / PANES < 2**24
+    with pytest.raises(msgspec.ValidationError, match="window"):
+        msgspec.convert({"window": 2**28 + 1}, QualityConfig)
