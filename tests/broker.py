@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 import re
 import shutil
 import subprocess
 import uuid
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 import confluent_kafka
@@ -54,6 +55,15 @@ class Broker:
     def stop(self) -> None:
         self._run("stop")
 
+    @contextlib.contextmanager
+    def away(self) -> Iterator[None]:
+        """Stop the broker, and start it again whatever happens meanwhile: other tests need it."""
+        try:
+            self.stop()
+            yield
+        finally:
+            self.start()
+
     def topic(self, name: str = "t", partitions: int = 1, config: Mapping[str, str] | None = None) -> str:
         """Make a topic with a name that no other test has."""
         name = f"{name}-{uuid.uuid4().hex[:8]}"
@@ -62,6 +72,12 @@ class Broker:
 
     def create(self, name: str, partitions: int = 1, config: Mapping[str, str] | None = None) -> None:
         wait(self.admin.create_topics([NewTopic(name, partitions, 1, config={"retention.ms": "-1", **(config or {})})]))
+
+    def delete(self, topic: str) -> None:
+        wait(self.admin.delete_topics([topic]))
+
+    def exists(self, topic: str) -> bool:
+        return topic in self.admin.list_topics(timeout=10).topics
 
     def grow(self, topic: str, partitions: int) -> None:
         wait(self.admin.create_partitions([NewPartitions(topic, partitions)]))

@@ -276,14 +276,11 @@ def test_letters_reach_their_topic_after_a_broker_that_was_away(kafka, source, m
     letters = open_dead_letters(DeadLetterConfig(kind="kafka", topic=topic), source(brokers=[kafka.address]))
     letters.write([letter(1)])
     letters.flush()
-    kafka.stop()
-    try:
+    with kafka.away():
         letters.write([letter(2)])
         with pytest.raises(SourceError, match=f"writing dead letters to {topic}") as raised:
             letters.flush()
         assert raised.value.retriable
-    finally:
-        kafka.start()
     deadline = time.monotonic() + 30
     while True:
         try:

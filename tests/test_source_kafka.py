@@ -248,12 +248,23 @@ def test_topics_that_do_not_exist_yet_are_waited_for(kafka, opened, topics):
     read_until(source, lambda _: len(source.partitions()) == 3)
 
 
+def test_a_topic_that_is_deleted_is_told_and_not_made_anew(kafka, opened, topics, monkeypatch):
+    monkeypatch.setattr("online_fm.source.kafka_source.GONE_S", 2.0)
+    kafka.produce(topics[0], numbered(5))
+    source = opened()
+    read_to_end(source)
+    kafka.delete(topics[1])
+    with pytest.raises(SourceError, match=f"{topics[1]}-0: is gone") as raised:
+        read_until(source, lambda _: False, seconds=20)
+    assert not raised.value.retriable
+    assert not kafka.exists(topics[1])
+
+
 def test_a_broker_restart_loses_nothing_and_repeats_nothing(kafka, opened, topics):
     kafka.produce(topics[0], numbered(3000))
     source = opened()
     got = read_until(source, lambda got: len(got) >= 1000)
-    kafka.stop()
-    try:
+    with kafka.away():
         deadline = time.monotonic() + 2.5
         while time.monotonic() < deadline:
             batch = source.poll(500, 200)
@@ -264,8 +275,6 @@ def test_a_broker_restart_loses_nothing_and_repeats_nothing(kafka, opened, topic
             source.commit({TopicPartition(topics[0], 0): len(got)})
         assert raised.value.retriable
         assert time.monotonic() - started < 3
-    finally:
-        kafka.start()
     kafka.produce(topics[0], numbered(3000, first=3000))
     got += read_until(source, lambda more: len(got) + len(more) >= 6000, seconds=60)
     assert got == numbered(6000)

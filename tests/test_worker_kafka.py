@@ -72,10 +72,9 @@ def test_a_broker_that_restarts_in_the_middle_costs_nothing(tmp_path, kafka, who
     folder, _ = on_kafka(tmp_path, kafka, "kafka_python")
     worker = folder.start("train", "train.batch_records=100", "checkpoint.interval_s=0.3")
     until(lambda: folder.metric("online_fm_checkpoint_version"))
-    kafka.stop()
-    time.sleep(3)
-    assert worker.poll() is None, folder.log()
-    kafka.start()
+    with kafka.away():
+        time.sleep(3)
+        assert worker.poll() is None, folder.log()
     until(lambda: level(folder, whole), 120)
     folder.stop(worker)
     assert restored(folder).learner.state_hash() == whole.learner.state_hash()

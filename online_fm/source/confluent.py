@@ -23,8 +23,8 @@ from confluent_kafka import IsolationLevel, KafkaError, KafkaException
 from confluent_kafka import admin as confluent_admin
 
 from online_fm.errors import ConfigError, SourceError
+from online_fm.source.client import OutOfRangeError
 from online_fm.source.config import ConfluentConfig, reveal
-from online_fm.source.kafka_source import OutOfRangeError
 from online_fm.source.port import Records, TopicPartition
 
 __all__ = ["ConfluentClient", "settings", "translated"]
@@ -244,9 +244,11 @@ class ConfluentClient:
             except KafkaException as exc:
                 if exc.args[0].code() in AWAY:
                     raise
+            there = self.partitions(sorted({p.topic for p in asked}))
+            asked = {p: spec for p in asked if (p.topic, p.partition) in there}
             for topic in {p.topic for p in asked}:  # new partitions and new leaders are not looked for unasked
                 self._admin.list_topics(topic, timeout=self._wait_s)
-            return self._answers(asked)
+            return self._answers(asked) if asked else {}
 
     def _answers(self, asked: dict[Any, Any]) -> dict[TopicPartition, int]:
         answers = self._admin.list_offsets(asked, isolation_level=self._isolation, request_timeout=self._wait_s)

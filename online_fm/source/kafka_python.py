@@ -14,19 +14,19 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 import kafka
 import numpy as np
 from kafka import errors as kafka_errors
+from kafka.net.compat import KafkaNetClient
 from kafka.protocol.consumer import OffsetSpec
 from kafka.structs import OffsetAndMetadata
 
 from online_fm.errors import ConfigError, SourceError
+from online_fm.source.client import OutOfRangeError
 from online_fm.source.config import KafkaPythonConfig, reveal
-from online_fm.source.kafka_source import OutOfRangeError
 from online_fm.source.port import Records, TopicPartition
 
 __all__ = ["KafkaPythonClient", "connected", "translated"]
@@ -36,7 +36,6 @@ C = TypeVar("C")
 
 COMMIT_MS = 2000
 ASK_MS = 2000
-BACKOFF_S = 0.05
 DEFAULTS: dict[str, Any] = {
     "bootstrap_timeout_ms": 10_000,
     "fetch_max_wait_ms": 100,
@@ -96,7 +95,7 @@ class KafkaPythonClient:
             group_id=config.group,
             enable_auto_commit=False,
             auto_offset_reset="none",
-            allow_auto_create_topics=False,
+            kafka_client=_making_no_topics,
         )
         try:
             self._admin = connected(kafka.KafkaAdminClient, config, request_timeout_ms=ASK_MS)
@@ -131,9 +130,6 @@ class KafkaPythonClient:
             polled = self._consumer.poll(timeout_ms=timeout_ms, max_records=max_records)
         except kafka_errors.OffsetOutOfRangeError as exc:
             raise OutOfRangeError(TopicPartition(*next(iter(exc.args[0])))) from exc
-        except kafka_errors.RetriableError:
-            time.sleep(min(BACKOFF_S, timeout_ms / 1000))
-            return []
         except (kafka_errors.KafkaError, OSError):
             with translated("reading records"):
                 raise
@@ -151,10 +147,12 @@ class KafkaPythonClient:
         return self._offsets(OffsetSpec.LATEST, partitions)
 
     def pause(self, partition: TopicPartition) -> None:
-        self._consumer.pause(kafka.TopicPartition(*partition))
+        with translated("pausing"):
+            self._consumer.pause(kafka.TopicPartition(*partition))
 
     def resume(self, partition: TopicPartition) -> None:
-        self._consumer.resume(kafka.TopicPartition(*partition))
+        with translated("resuming"):
+            self._consumer.resume(kafka.TopicPartition(*partition))
 
     def commit(self, offsets: Mapping[TopicPartition, int]) -> None:
         whole = {kafka.TopicPartition(*p): OffsetAndMetadata(o, "", -1) for p, o in offsets.items()}
@@ -173,8 +171,23 @@ class KafkaPythonClient:
         if not asked:
             return {}
         with translated("asking for offsets"):
-            answered = self._admin.list_partition_offsets(asked, self._isolation, timeout_ms=ASK_MS)
+            try:
+                answered = self._admin.list_partition_offsets(asked, self._isolation, timeout_ms=ASK_MS)
+            except kafka_errors.UnknownTopicOrPartitionError:  # of which, it does not tell
+                there = self.partitions(sorted({p.topic for p in asked}))
+                asked = {p: spec for p in asked if p in there}
+                answered = self._admin.list_partition_offsets(asked, self._isolation, timeout_ms=ASK_MS)
         return {TopicPartition(*p): int(answer.offset) for p, answer in answered.items()}
+
+
+def _making_no_topics(**settings: Any) -> KafkaNetClient:  # noqa: ANN401 - kafka-python's own
+    """The consumer's connections; kafka-python 3.0 keeps its `allow_auto_create_topics` from them.
+
+    Without this a topic that was deleted under the consumer is made anew, empty, by its next look for the leader.
+    """
+    client = KafkaNetClient(**settings)
+    client.cluster.config["allow_auto_create_topics"] = False
+    return client
 
 
 def _chunk(partition: TopicPartition, records: list[Any]) -> Records:

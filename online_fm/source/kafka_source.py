@@ -8,7 +8,9 @@ Invariant: between two seeks each record is given once, in the order of its part
 - What a client has fetched waits in queues here, so that batches are fair and exact in number, and pausing costs
   nothing. A queue of more than `QUEUE_BYTES` pauses its partition at the client.
 - An outage is silence: `poll` gives empty batches without `at_end`, so event time stands still until the brokers
-  are back. Without that, windows would close while their clicks wait in the producers.
+  are back. Without that, windows would close while their clicks wait in the producers. Whatever `poll` asks of the
+  client may fail so; it is asked again later, and `answering` tells.
+- A partition that answering brokers do not know for `GONE_S` was deleted: an error, for nobody is told otherwise.
 - End offsets are those of the isolation level (the last stable ones for `read_committed`). A client passes over
   the control records of transactions, so a partition that ends in them is read to its end all the same.
 - A client that gives nothing for `STALL_S` of polling although records wait is replaced by a new one.
@@ -19,16 +21,17 @@ Invariant: between two seeks each record is given once, in the order of its part
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from collections.abc import Set as AbstractSet
-from typing import Protocol
+from contextlib import contextmanager, suppress
 
 from online_fm.errors import OffsetGap, SourceError
+from online_fm.source.client import Client, OutOfRangeError
 from online_fm.source.config import KafkaConfig
 from online_fm.source.port import RecordBatch, Records, TopicPartition
 from online_fm.source.prefetch import Prefetch
 
-__all__ = ["Client", "KafkaSource", "OutOfRangeError"]
+__all__ = ["KafkaSource"]
 
 FETCH_RECORDS = 2000  # kafka-python gives 500 to 2000 at once up to twice as fast as 5000
 FETCH_MS = 500  # a signal does not cut a client's wait short
@@ -37,43 +40,9 @@ ENDS_S = 1.0  # how old end offsets may get for the lag, and the pause after a f
 LOOK_S = 30.0  # for new partitions
 LOOK_MISSING_S = 1.0  # for a topic that does not exist yet
 STALL_S = 30.0
+GONE_S = 10.0  # a broker that has just started may not know all of its topics yet
+BACKOFF_S = 0.05
 QUEUE_BYTES = 4 << 20  # some 7,000 events of 600 bytes per partition
-
-
-class OutOfRangeError(Exception):
-    """A client's word for: the next offset of this partition is not there."""
-
-    def __init__(self, partition: TopicPartition) -> None:
-        super().__init__(str(partition))
-        self.partition = partition
-
-
-class Client(Protocol):
-    """What a Kafka client must do; raises `SourceError`, and from `fetch` also `OutOfRangeError`."""
-
-    def partitions(self, topics: Sequence[str]) -> frozenset[TopicPartition]:
-        """The partitions of those topics that exist."""
-
-    def assign(self, positions: Mapping[TopicPartition, int]) -> None:
-        """Fetch these partitions, and no others, from these offsets on; none is paused."""
-
-    def fetch(self, max_records: int, timeout_ms: int) -> list[Records]:
-        """Records as soon as there are some; nothing after the timeout, or while the brokers are away."""
-
-    def position(self, partition: TopicPartition) -> int:
-        """The next offset to fetch, behind control records that were passed over."""
-
-    def first_offsets(self, partitions: Iterable[TopicPartition]) -> dict[TopicPartition, int]: ...
-
-    def end_offsets(self, partitions: Iterable[TopicPartition]) -> dict[TopicPartition, int]: ...
-
-    def pause(self, partition: TopicPartition) -> None: ...
-
-    def resume(self, partition: TopicPartition) -> None: ...
-
-    def commit(self, offsets: Mapping[TopicPartition, int]) -> None: ...
-
-    def close(self) -> None: ...
 
 
 class KafkaSource:
@@ -86,8 +55,10 @@ class KafkaSource:
         self._fetched: dict[TopicPartition, int] = {}  # the next offset to fetch
         self._ends: dict[TopicPartition, int] = {}
         self._parked: set[TopicPartition] = set()  # paused at the client: their queue is full
-        self._asked_at = self._answered_at = self._looked_at = float("-inf")
-        self._passed_at = float("-inf")
+        self._gone: dict[TopicPartition, float] = {}  # unknown to the brokers since
+        self._gap: TopicPartition | None = None  # reached, and not understood yet
+        self._assigned = self._fetch_failed = False
+        self._failed_at = self._answered_at = self._looked_at = self._passed_at = float("-inf")
         self._stalled_s, self._lost, self._replaced, self._closed = 0.0, 0, 0, False
         self._client = connect()
         try:
@@ -102,7 +73,7 @@ class KafkaSource:
 
     @property
     def answering(self) -> bool:
-        return not self._unanswered
+        return not (self._unanswered or self._fetch_failed)
 
     @property
     def replaced(self) -> int:
@@ -120,8 +91,7 @@ class KafkaSource:
         self._look_for_partitions()
         self._fill(max_records, timeout_ms, paused)
         records = self._queues.take(max_records, paused)
-        for chunk in records:
-            self._unpark(chunk.partition)
+        self._unpark()
         return RecordBatch(records, self._at_end())
 
     def positions(self) -> dict[TopicPartition, int]:
@@ -135,15 +105,17 @@ class KafkaSource:
 
     def seek(self, offsets: Mapping[TopicPartition, int], names: Mapping[TopicPartition, str] = {}) -> None:  # noqa: ARG002 - a topic's partitions are its numbers
         self._check_open()
-        known = self._client.partitions(self._topics)
-        self._looked_at = self._asked_at = self._answered_at = time.monotonic()
+        first, end = self._bounds(self._client.partitions(self._topics))
+        self._looked_at = self._answered_at = time.monotonic()
+        known = first.keys() & end.keys()
         for partition in sorted(offsets.keys() - known):
             if offsets[partition] > 0 and self._config.on_gap == "stop":
                 raise OffsetGap(str(partition), offsets[partition], 0, 0)
-        first, end = self._bounds(known)
         begin = end if self._config.start == "latest" and not offsets else first
         self._fetched = {p: self._inside(p, offsets.get(p, begin[p]), first[p], end[p]) for p in known}
         self._queues.clear()
+        self._gone.clear()
+        self._gap, self._fetch_failed = None, False
         self._assign()
 
     def commit(self, offsets: Mapping[TopicPartition, int]) -> None:
@@ -158,8 +130,18 @@ class KafkaSource:
 
     @property
     def _unanswered(self) -> bool:
-        """Whether the last question for end offsets had no answer: the brokers are away."""
-        return self._asked_at > self._answered_at
+        """Whether a question failed after the last answer about end offsets: the brokers are away."""
+        return self._failed_at > self._answered_at
+
+    @contextmanager
+    def _silence(self) -> Iterator[None]:
+        """Within `poll` a failure that may pass ends the block, and nothing else."""
+        try:
+            yield
+        except SourceError as exc:
+            if not exc.retriable:
+                raise
+            self._failed_at = time.monotonic()
 
     def _check_open(self) -> None:
         if self._closed:
@@ -185,9 +167,11 @@ class KafkaSource:
         return first
 
     def _assign(self) -> None:
+        self._assigned = False
         self._parked.clear()
         self._stalled_s = 0.0
         self._client.assign(self._fetched)
+        self._assigned = True
 
     def _look_for_partitions(self) -> None:
         there = {p.topic for p in self._fetched}
@@ -195,16 +179,11 @@ class KafkaSource:
         if time.monotonic() - self._looked_at < every_s or self._unanswered:
             return
         self._looked_at = time.monotonic()
-        try:
+        with self._silence():
             new = self._client.partitions(self._topics) - self._fetched.keys()
-            first = self._bounds(new)[0] if new else {}
-        except SourceError as exc:
-            if not exc.retriable:
-                raise
-            return
-        if new:
-            self._fetched.update(first)
-            self._assign()
+            if new:
+                self._fetched.update(self._bounds(new)[0])
+                self._assigned = False
 
     def _fill(self, max_records: int, timeout_ms: int, paused: AbstractSet[TopicPartition]) -> None:
         deadline = time.monotonic() + timeout_ms / 1000
@@ -222,11 +201,7 @@ class KafkaSource:
             time.sleep(min(wait_s, LOOK_MISSING_S))
             return False
         started = time.monotonic()
-        try:
-            chunks = self._client.fetch(FETCH_RECORDS, min(FETCH_MS, round(wait_s * 1000)))
-        except OutOfRangeError as exc:
-            self._go_on_from_gap(exc.partition)
-            return False
+        chunks = self._chunks(wait_s)
         for chunk in chunks:
             self._queues.add(chunk)
             self._fetched[chunk.partition] = int(chunk.offsets[-1]) + 1
@@ -234,26 +209,50 @@ class KafkaSource:
         self._watch(bool(chunks), time.monotonic() - started)
         return bool(chunks)
 
+    def _chunks(self, wait_s: float) -> list[Records]:
+        """What the client gives; nothing, after a short wait, where it cannot."""
+        if self._ready():
+            try:
+                chunks = self._client.fetch(FETCH_RECORDS, min(FETCH_MS, round(wait_s * 1000)))
+            except OutOfRangeError as exc:
+                self._gap = exc.partition
+            except SourceError as exc:
+                if not exc.retriable:
+                    raise
+                self._fetch_failed = True
+            else:
+                self._fetch_failed = False
+                return chunks
+        time.sleep(min(wait_s, BACKOFF_S))
+        return []
+
+    def _ready(self) -> bool:
+        """Do what an outage may have left undone; say whether the client can be asked for records."""
+        with self._silence():
+            if self._gap is not None:
+                self._go_on_from_gap(self._gap)
+            if not self._assigned:
+                self._assign()
+        return self._gap is None and self._assigned
+
     def _go_on_from_gap(self, partition: TopicPartition) -> None:
-        try:
-            first, end = self._bounds({partition})
-        except SourceError as exc:
-            if not exc.retriable:
-                raise
-            return
-        offset = self._fetched[partition]
-        self._fetched[partition] = self._inside(partition, offset, first[partition], end[partition])
-        self._assign()
+        first, end = self._bounds({partition})
+        if partition in first and partition in end:
+            offset = self._fetched[partition]
+            self._fetched[partition] = self._inside(partition, offset, first[partition], end[partition])
+            self._gap, self._assigned = None, False
 
     def _park(self, partition: TopicPartition) -> None:
         if partition not in self._parked and self._queues.size_bytes(partition) > QUEUE_BYTES:
-            self._client.pause(partition)
-            self._parked.add(partition)
+            with self._silence():
+                self._client.pause(partition)
+                self._parked.add(partition)
 
-    def _unpark(self, partition: TopicPartition) -> None:
-        if partition in self._parked and self._queues.size_bytes(partition) <= QUEUE_BYTES // 2:
-            self._client.resume(partition)
-            self._parked.discard(partition)
+    def _unpark(self) -> None:
+        for partition in [p for p in self._parked if self._queues.size_bytes(p) <= QUEUE_BYTES // 2]:
+            with self._silence():
+                self._client.resume(partition)
+                self._parked.discard(partition)
 
     def _at_end(self) -> frozenset[TopicPartition]:
         self._pass_over()
@@ -274,32 +273,43 @@ class KafkaSource:
     def _pass_over(self) -> None:
         """Learn from the client where it has come to behind records that are never given."""
         now = time.monotonic()
-        if now - self._passed_at < FRESH_S:
+        if now - self._passed_at < FRESH_S or self._unanswered or not self._assigned:
             return
         self._passed_at = now
-        for partition, fetched in self._fetched.items():
-            if self._behind(partition) and not self._queues.count(partition):
-                self._fetched[partition] = max(fetched, self._client.position(partition))
+        with self._silence():
+            for partition, fetched in self._fetched.items():
+                if self._behind(partition) and not self._queues.count(partition):
+                    self._fetched[partition] = max(fetched, self._client.position(partition))
 
     def _ask_for_ends(self) -> None:
         """Ask the brokers where the partitions end; after a failure, not again for `ENDS_S`."""
+        if not self._fetched or (self._unanswered and time.monotonic() - self._failed_at < ENDS_S):
+            return
+        with self._silence():
+            ends = self._client.end_offsets(self._fetched)
+            self._answered_at = time.monotonic()
+            self._ends.update(ends)
+            self._mind_the_gone(self._fetched.keys() - ends.keys())
+
+    def _mind_the_gone(self, gone: AbstractSet[TopicPartition]) -> None:
         now = time.monotonic()
-        if not self._fetched or (self._unanswered and now - self._asked_at < ENDS_S):
-            return
-        self._asked_at = now
-        try:
-            self._ends.update(self._client.end_offsets(self._fetched))
-        except SourceError as exc:
-            if not exc.retriable:
-                raise
-            return
-        self._asked_at = self._answered_at = time.monotonic()
+        self._gone = {p: self._gone.get(p, now) for p in gone}
+        for partition, since in self._gone.items():
+            self._ends.pop(partition, None)  # so that it is not at its end
+            if now - since >= GONE_S:
+                error = SourceError(
+                    f"{partition}: is gone, for the brokers know it no more",
+                    hint="was its topic deleted? With source.on_gap 'accept' a restart goes on without it",
+                )
+                error.retriable = False
+                raise error
 
     def _watch(self, came: bool, elapsed_s: float) -> None:
         """Replace the client when records wait at the brokers, which answer, and none has come for long."""
         waiting = any(self._behind(p) for p in self._fetched if p not in self._parked)
-        if came or not waiting or self._unanswered:
+        if came or not waiting:
             self._stalled_s = 0.0
+        if came or not waiting or self._unanswered:
             return
         self._stalled_s += elapsed_s
         if self._stalled_s < self._stall_s:
@@ -308,13 +318,19 @@ class KafkaSource:
         self._replace_client()
 
     def _replace_client(self) -> None:
-        fresh = self._connect()
-        try:
-            fresh.partitions(self._topics)  # so that it has met the brokers before the old one goes
-        except BaseException:
-            fresh.close()
-            raise
-        stalled, self._client = self._client, fresh
-        self._replaced += 1
-        self._assign()
-        stalled.close()
+        with self._silence():
+            fresh = self._connect()
+            try:
+                fresh.partitions(self._topics)  # so that it has met the brokers before the old one goes
+            except BaseException:
+                _let_go(fresh)
+                raise
+            stalled, self._client = self._client, fresh
+            self._replaced += 1
+            self._assigned = False
+            _let_go(stalled)
+
+
+def _let_go(client: Client) -> None:
+    with suppress(SourceError):
+        client.close()
