@@ -3,7 +3,8 @@
 Topics that do not exist are made, with the stream's number of partitions. Records have no key, for their partition
 is given, and as timestamp the wall clock's, as from any producer: with the event time, a stream of last year would fall
 to the broker's retention within a second of being sent. Both producers are idempotent: a try that is repeated neither
-doubles nor reorders. An error of delivery is raised by the next `write` or `flush` as `SourceError`.
+doubles nor reorders. `options` are the source's and mean the same here; what only a consumer knows is left out, and
+what none knows is a `ConfigError`. An error of delivery is raised by the next `write` or `flush` as `SourceError`.
 Measured (facts): kafka-python sends 18 to 38 k records/s, confluent-kafka 0.6 to 1 M/s.
 """
 
@@ -11,21 +12,21 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
 
 from online_fm.errors import ConfigError, SourceError
 from online_fm.simulate.stream import Chunk, Lines
+from online_fm.source.config import ConfluentConfig, KafkaPythonConfig, Option
 
 __all__ = ["ConfluentSink", "KafkaPythonSink"]
 
 _FLUSH_S = 30.0
 _HINT = "is the broker up, and its address right?"
 
-Options = Mapping[str, str | int | float | bool]
+Options = Mapping[str, Option]
 
 
 class KafkaPythonSink:
-    """Sends with kafka-python. `options` are the source's (SASL, SSL); what only a consumer knows is left out."""
+    """Sends with kafka-python."""
 
     def __init__(
         self,
@@ -39,19 +40,22 @@ class KafkaPythonSink:
         from kafka import KafkaProducer
         from kafka.errors import KafkaError
 
+        from online_fm.source.kafka_python import connected
+
         self._topics = (impressions, clicks)
         self._error: Exception | None = None
         self._client_error: type[Exception] = KafkaError
-        settings: dict[str, Any] = {"bootstrap_servers": list(brokers), **(options or {})}
+        config = KafkaPythonConfig(brokers=list(brokers), options=dict(options or {}))
         with _translated(self._client_error):
-            self._make_topics(settings, partitions)
-            fast = {"linger_ms": 20, "batch_size": 200_000}
-            self._producer = KafkaProducer(**fast | _known(settings, KafkaProducer.DEFAULT_CONFIG))
+            self._make_topics(config, partitions)
+            self._producer = connected(KafkaProducer, config, linger_ms=20, batch_size=200_000)
 
-    def _make_topics(self, settings: dict[str, Any], partitions: int) -> None:
+    def _make_topics(self, config: KafkaPythonConfig, partitions: int) -> None:
         from kafka import KafkaAdminClient
 
-        admin = KafkaAdminClient(**_known(settings, KafkaAdminClient.DEFAULT_CONFIG))
+        from online_fm.source.kafka_python import connected
+
+        admin = connected(KafkaAdminClient, config)
         try:
             there = set(admin.list_topics())
             missing = [topic for topic in self._topics if topic not in there]
@@ -86,7 +90,7 @@ class KafkaPythonSink:
 
 
 class ConfluentSink:
-    """Sends with confluent-kafka (the extra `confluent`). `options` go to librdkafka as they are."""
+    """Sends with confluent-kafka (the extra `confluent`)."""
 
     def __init__(
         self,
@@ -99,21 +103,25 @@ class ConfluentSink:
     ) -> None:
         try:
             from confluent_kafka import KafkaException, Producer
+
+            from online_fm.source.confluent import made, settings
         except ImportError as exc:
             raise ConfigError("confluent-kafka is not installed", hint="pip install 'online-fm[confluent]'") from exc
         self._topics = (impressions, clicks)
         self._error: object = None
         self._client_error: type[Exception] = KafkaException
-        settings: dict[str, Any] = {"bootstrap.servers": ",".join(brokers), "log_level": 2, **(options or {})}
+        config = ConfluentConfig(brokers=list(brokers), options=dict(options or {}))
         with _translated(self._client_error):
-            self._make_topics(settings, partitions)
-            self._producer = Producer({"enable.idempotence": True, "linger.ms": 20, **settings})
+            self._make_topics(config, partitions)
+            self._producer = made(Producer, settings(config) | {"enable.idempotence": True, "linger.ms": 20})
 
-    def _make_topics(self, settings: dict[str, Any], partitions: int) -> None:
+    def _make_topics(self, config: ConfluentConfig, partitions: int) -> None:
         from confluent_kafka.admin import AdminClient
         from confluent_kafka.cimpl import NewTopic
 
-        admin = AdminClient(settings)
+        from online_fm.source.confluent import made, settings
+
+        admin = made(AdminClient, settings(config))
         there = admin.list_topics(timeout=_FLUSH_S).topics
         missing = [NewTopic(topic, num_partitions=partitions) for topic in self._topics if topic not in there]
         if missing:
@@ -154,10 +162,6 @@ class ConfluentSink:
 
     def close(self) -> None:
         self._producer.flush(_FLUSH_S)
-
-
-def _known(settings: dict[str, Any], there: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in settings.items() if name in there}
 
 
 def _records(topics: tuple[str, str], chunk: Chunk) -> Iterator[tuple[str, int, bytes]]:
