@@ -3,8 +3,8 @@
 The hash is XXH64 as published (Collet, xxHash specification 0.1.1, section XXH64), so any language reproduces it;
 `tests/data/hashing.json` holds vectors made by the reference library. Texts are hashed as UTF-8.
 
-Many texts are joined by NUL, encoded once, and cut again inside the kernel: encoding each one by itself costs
-three times as much. A text that holds a NUL is found by counting, and its batch goes the long way round.
+Many texts are joined by NUL, encoded in one call, and cut again inside the kernel. A text that holds a NUL is found by
+counting, and its batch goes the long way round.
 """
 
 from __future__ import annotations

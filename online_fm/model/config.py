@@ -1,8 +1,8 @@
 """What a model is: its kind, its optimizers, its bounds.
 
 Defaults: the logistic part learns with FTRL as McMahan et al. (KDD 2013) ship it (alpha .1, beta 1); factors with
-FTRL too, at a smaller step, from initial values of standard deviation `init_sd`: these only break the symmetry,
-and larger ones cost log-loss (.4965 with .01, .5018 with .05, hold-out of a synthetic stream).
+FTRL too, at a smaller step, from initial values of standard deviation `init_sd`: these only break the symmetry, and
+larger ones cost log-loss.
 """
 
 from __future__ import annotations
