@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import os
 from collections.abc import Iterator
 
@@ -19,13 +18,6 @@ def running_broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]
     broker.start()
     yield broker
     broker.stop()
-
-
-@pytest.fixture(scope="session", autouse=True)
-def _sockets_collected() -> Iterator[None]:
-    """Let garbage go while the filters below are still in force."""
-    yield
-    gc.collect()
 
 
 @pytest.fixture
@@ -50,13 +42,3 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
     if SKIPPED in config.stash:
         terminalreporter.write_line(config.stash[SKIPPED], yellow=True)
-
-
-def pytest_configure(config: pytest.Config) -> None:
-    """Silence two habits of kafka-python that are not ours to mend.
-
-    It reads its schemas by functions of importlib that Python 3.11 and 3.12 deprecate, and leaves a socket that could
-    not connect to the garbage collector; such a socket has a local address of zeros and no remote one.
-    """
-    config.addinivalue_line("filterwarnings", "ignore:(read|open)_text is deprecated:DeprecationWarning")
-    config.addinivalue_line("filterwarnings", r"ignore:unclosed <socket.*laddr=..0\.0\.0\.0., \d+.>:ResourceWarning")

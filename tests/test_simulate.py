@@ -20,7 +20,6 @@ from online_fm.simulate.malformed import CLICK_FAULTS, IMPRESSION_FAULTS, Fault,
 from online_fm.simulate.truth import AGE_BOUNDS, PRICE_BOUNDS
 
 # kafka-python 3.0.12 reads its schemas in a way that Python 3.11 calls deprecated
-pytestmark = pytest.mark.filterwarnings("ignore:(read|open)_text is deprecated:DeprecationWarning")
 
 START_MS = 1_700_000_000_000
 QUIET = {"duplicate_rate": 0.0, "out_of_order_rate": 0.0, "malformed_rate": 0.0, "orphan_rate": 0.0}
@@ -462,7 +461,6 @@ def test_what_the_broker_refuses_is_raised(kafka, sink_of):
     sink.close()
 
 
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # kafka-python leaves sockets open
 @both_clients
 def test_a_broker_that_is_not_there_is_a_source_error_with_a_hint(sink_of, monkeypatch):
     monkeypatch.setattr("online_fm.simulate.kafka_sink._FLUSH_S", 0.5)
