@@ -61,9 +61,9 @@ class LearningConfig(Struct, frozen=True, kw_only=True):
 
 
 class Loss(NamedTuple):
-    """Weighted log-loss of the examples of one step, in nats."""
+    """Weighted loss of the examples of one step; the log loss in nats."""
 
-    nats: float
+    total: float
     weight: float
     examples: int
 
@@ -309,12 +309,12 @@ class Pipeline:
                 "served": batch.score,
             }
             self._judge(predictions, batch, batch.learn & ~outcome.quarantined)
-            lost = batch.label[batch.learn & outcome.quarantined]
+            lost = batch.clicked[batch.learn & outcome.quarantined]
             report.counts["quarantined"] += len(lost)
-            self._quarantined.update("positive" if label else "negative" for label in lost)
-        for moment, (nats, weight, examples) in before.items():
+            self._quarantined.update("positive" if clicked else "negative" for clicked in lost)
+        for moment, (total, weight, examples) in before.items():
             now = self.quality[moment].totals()
-            report.losses[moment] = Loss(now[0] - nats, now[1] - weight, now[2] - examples)
+            report.losses[moment] = Loss(now[0] - total, now[1] - weight, now[2] - examples)
 
     def _judge(self, predictions: Mapping[str, NDArray[np.float32]], batch: Batch, judged: NDArray[np.bool_]) -> None:
         """Hold the predictions of each moment, where there are any, against the labels."""
@@ -350,7 +350,7 @@ def _identities(ids: list[str]) -> NDArray[np.uint64]:
     return np.column_stack([hash_texts(ids, [len(ids)], _IDENT_SEEDS[i : i + 1]) for i in range(2)])
 
 
-def _kinds(found: Clicks, kind: int) -> NDArray[np.uint8]:
+def _kinds(found: Clicks | Impressions, kind: int) -> NDArray[np.uint8]:
     kinds = np.full(len(found.ids), kind, np.uint8)
     kinds[list(found.reasons)] = REJECT
     return kinds
@@ -366,6 +366,7 @@ def _impressions(found: Impressions, rows: Rows, records: Records) -> Facts:
         _identities(found.ids),
         np.array(found.weights, np.float32),
         np.array(found.scores, np.float32),
+        np.zeros(len(found.ids), np.float32),
         rows,
     )
 
@@ -380,11 +381,12 @@ def _clicks(found: Clicks, records: Records) -> Facts:
         _identities(found.ids),
         np.ones(n, np.float32),
         np.full(n, np.nan, np.float32),
+        np.array(found.labels, np.float32),
         Rows.empty(n),
     )
 
 
-def _times(found: Clicks) -> NDArray[np.int64]:
+def _times(found: Clicks | Impressions) -> NDArray[np.int64]:
     """Event times in ms; a reject has none, and must not move its partition's time."""
     times = np.array(found.times_ms, np.int64)
     times[list(found.reasons)] = 0

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import asdict
 from typing import Any
 
+from online_fm.quality import SCORED_BY
 from online_fm.source.port import RecordBatch, Records, Source, TopicPartition
 from online_fm.train.pipeline import Pipeline
 
@@ -70,25 +72,19 @@ def summary(pipeline: Pipeline, seconds: float) -> dict[str, Any]:
     """What was read, what became of it, and how good the predictions were; NaN where nothing was judged.
 
     read = impressions + clicks + rejected;
-    impressions = learned + quarantined + pending + duplicates + late + dropped.
+    impressions = learned + quarantined + unclicked + pending + duplicates + late + dropped.
     """
-    learning = pipeline.quality["learning"].since_start()
-    impression = pipeline.quality["impression"].since_start()
-    served = [(moment, quality) for moment, quality in pipeline.quality.items() if moment == "served"]
+    judged = {moment: asdict(quality.since_start()) for moment, quality in pipeline.quality.items()}
+    scores = SCORED_BY[pipeline.quality["learning"].loss]
     return {
         **pipeline.counts(),
         "rejected_by_reason": pipeline.rejected(),
         "pending": pipeline.pending,
         "waiting_clicks": pipeline.waiting_clicks,
         "features": pipeline.learner.features,
-        "log_loss": learning.log_loss,
-        "auc": learning.auc,
-        "auc_error": learning.auc_error,
-        "normalized_entropy": learning.normalized_entropy,
-        "calibration": learning.calibration,
-        "log_loss_at_impression": impression.log_loss,
-        "auc_at_impression": impression.auc,
-        **{f"log_loss_{moment}": quality.since_start().log_loss for moment, quality in served},
+        **{score: judged["learning"][score] for score in scores},
+        **{f"{score}_at_impression": judged["impression"][score] for score in (scores[0], "auc") if score in scores},
+        **{f"{scores[0]}_served": judged[moment][scores[0]] for moment in judged if moment == "served"},
         "seconds": seconds,
         "state_hash": pipeline.learner.state_hash(),
     }
