@@ -65,6 +65,8 @@ class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
             raise ValueError("dead_letters.kind: 'kafka' needs a source that is a Kafka cluster")
         if Path(self.checkpoint.path).resolve() == Path(self.snapshot.path).resolve():
             raise ValueError("snapshot.path: checkpoints and snapshots need folders of their own")
+        if self.join.unclicked == "skip" and self.events.click.value is None:
+            raise ValueError("join.unclicked: 'skip' needs `events.click.value`, or all labels would be 1")
 
 
 def load(path: str | Path, settings: Iterable[str] = (), environment: Mapping[str, str] | None = None) -> Config:

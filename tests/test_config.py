@@ -57,6 +57,7 @@ BAD = {
     "option_of_ours": "source: option `group_id` is the source's own and cannot be set",
     "out_of_range": "telemetry.port: Expected `int` <= 65535",
     "required": "source.path: is required",
+    "ratings_without_a_number": "join.unclicked: 'skip' needs `events.click.value`, or all labels would be 1",
     "secret_of_both": SECRET,
     "secret_of_neither": SECRET,
     "time_runs_ahead": "simulate: without events, duration_s or start_ms, event time would run ahead of the wall "
