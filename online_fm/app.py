@@ -56,7 +56,7 @@ def train(config: Config, stop: Event, *, on_report: Callable[[Pipeline, StepRep
     configure_logs(config.telemetry)
     source_config = _source_of(config)
     health = Health(config.telemetry.health, time.monotonic())
-    metrics = WorkerMetrics(CollectorRegistry())
+    metrics = WorkerMetrics(CollectorRegistry(), learning(config).loss)
     metrics.watch_state(lambda: health.report(time.monotonic()).state)
     with ExitStack() as stack:
         app = application(metrics.registry, lambda: health.report(time.monotonic()))

@@ -21,7 +21,7 @@ from online_fm.features.spec import FeaturesConfig, named
 from online_fm.join.pending import Batch, JoinConfig
 from online_fm.model.config import ModelConfig
 from online_fm.model.learner import Learner
-from online_fm.quality import Quality, QualityConfig
+from online_fm.quality import LossName, Quality, QualityConfig
 
 __all__ = ["JudgedLearner", "LearningConfig"]
 
@@ -43,6 +43,12 @@ class LearningConfig(Struct, frozen=True, kw_only=True):
         return tuple(named(self.features))
 
     @property
+    def loss(self) -> LossName:
+        """What the model learns by, and is judged by."""
+        loss: LossName = getattr(self.model, "loss", "log")
+        return loss
+
+    @property
     def moments(self) -> tuple[str, ...]:
         """When a prediction is made that is judged."""
         return ("impression", "learning", "served") if self.events.impression.score else ("impression", "learning")
@@ -53,7 +59,7 @@ class JudgedLearner:
 
     def __init__(self, config: LearningConfig) -> None:
         self.learner = Learner(config.model, len(config.field_names))
-        self.quality = {moment: Quality(config.quality.window) for moment in config.moments}
+        self.quality = {moment: Quality(config.quality.window, config.loss) for moment in config.moments}
         self.quarantined: Counter[str] = Counter()
 
     def learn(self, batch: Batch, keep: Callable[[Predictions], Predictions]) -> None:
