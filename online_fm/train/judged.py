@@ -23,7 +23,7 @@ from online_fm.model.config import ModelConfig
 from online_fm.model.learner import Learner
 from online_fm.quality import LossName, Quality, QualityConfig
 
-__all__ = ["JudgedLearner", "LearningConfig"]
+__all__ = ["JudgedLearner", "LearningConfig", "Predictions"]
 
 Predictions = NDArray[np.float32]
 Tensors = dict[str, NDArray[Any]]
