@@ -5,7 +5,7 @@ Values are read as YAML, as those of `--set`. A grid multiplies quickly, and all
 than `MOST` variants are refused.
 
 What tells variants apart are the settings that a replay depends on and that are not the same in all of them. Where they
-are of different kinds, what is only the default of a kind is not said.
+are of different kinds, what is the default of each kind is not said.
 """
 
 from __future__ import annotations
@@ -63,17 +63,11 @@ def differences(configs: Iterable[Config]) -> list[dict[str, Any]]:
     kinds = {path.removesuffix(".kind") for path in differ if path.endswith(".kind")}
 
     def implied(path: str) -> bool:
-        above = [path[:i] for i, letter in enumerate(path) if letter == "." and path[i:] != ".kind"]
-        return path in missing or not kinds.isdisjoint(above)
+        above = {path[:i] for i, letter in enumerate(path) if letter == "." and path[i:] != ".kind"}
+        return (path in missing or bool(kinds & above)) and all(e[path].is_default for e in leaves if path in e)
 
-    return [
-        {
-            path: each[path].value
-            for path in paths
-            if path in differ and path in each and not (each[path].is_default and implied(path))
-        }
-        for each in leaves
-    ]
+    told = [path for path in paths if path in differ and not implied(path)]
+    return [{path: each[path].value for path in told if path in each} for each in leaves]
 
 
 def shown(differing: Sequence[Mapping[str, Any]]) -> list[str]:

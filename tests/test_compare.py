@@ -146,6 +146,14 @@ def test_the_defaults_of_another_kind_are_no_difference() -> None:
     assert differences(configs) == [{"model.w.kind": "ftrl", "model.w.alpha": 0.2}, {"model.w.kind": "adagrad"}]
 
 
+def test_a_default_is_said_where_another_has_something_else() -> None:
+    configs = [config("model.kind=lr"), config("model.w.alpha=0.2")]
+    assert differences(configs) == [
+        {"model.kind": "lr", "model.w.alpha": 0.1},
+        {"model.kind": "fm", "model.w.alpha": 0.2},
+    ]
+
+
 def test_of_lists_that_differ_what_all_have_is_not_shown() -> None:
     configs = [parse("features: {fields: [a, b]}"), parse("features: {fields: [a, b, {kind: number, name: n}]}")]
     assert shown(differences(configs)) == [
