@@ -16,7 +16,12 @@ __all__ = ["Row", "show"]
 
 @dataclass(frozen=True)
 class Row:
-    """One comparison; `goal` is for `ours` or for `ratio`, as `goal_is` says."""
+    """One comparison. What the goal is for, `goal_is` says:
+
+    ours, ratio    more is better, and the ratio is ours / peer (rates)
+    speedup        at least so many times as quick as the peer: peer / ours (times)
+    cost           at most so many times the peer's time: ours / peer (times)
+    """
 
     name: str
     ours: float
@@ -26,24 +31,35 @@ class Row:
 
     @property
     def ratio(self) -> float:
-        return self.ours / self.peer
+        return self.peer / self.ours if self.goal_is == "speedup" else self.ours / self.peer
 
     @property
     def met(self) -> bool:
-        return getattr(self, self.goal_is) >= self.goal
+        if self.goal_is == "cost":
+            return self.ratio <= self.goal
+        return (self.ours if self.goal_is == "ours" else self.ratio) >= self.goal
 
 
 def show(title: str, peer: str, rows: list[Row], *, as_json: bool) -> None:
     """Print the table, and with `as_json` a last line `{"rows": [...]}`."""
     table = Table("", "ours", peer, "ratio", "goal", "met", title=f"{title}\n{_machine()}")
     for row in rows:
-        goal = f"{row.goal:,.0f}{'x' if row.goal_is == 'ratio' else ''}"
         met = "yes" if row.met else "NO"
-        table.add_row(row.name, f"{row.ours:,.0f}", f"{row.peer:,.0f}", f"{row.ratio:,.1f}x", goal, met)
+        table.add_row(row.name, f"{row.ours:,.0f}", f"{row.peer:,.0f}", _times(row.ratio), _goal(row), met)
     Console(width=110).print(table)
     if as_json:
         document = {"rows": [{**asdict(row), "ratio": row.ratio, "met": row.met} for row in rows]}
         print(msgspec.json.encode(document).decode())
+
+
+def _times(ratio: float) -> str:
+    return f"{ratio:,.1f}x" if ratio >= 10 else f"{ratio:.2f}x"
+
+
+def _goal(row: Row) -> str:
+    if row.goal_is == "ours":
+        return f"{row.goal:,.0f}"
+    return f"at most {row.goal:g}x" if row.goal_is == "cost" else f"{row.goal:g}x"
 
 
 def _machine() -> str:
