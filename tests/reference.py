@@ -81,8 +81,10 @@ class Reference:
     """Any single model, learning row by row."""
 
     def __init__(self, config: SingleConfig, fields: Sequence[str]) -> None:
-        self.config, self.fields = config, list(fields)
-        n = len(self.fields)
+        self.config = config
+        chosen = [config.user, config.item] if isinstance(config, Mf) else list(fields)
+        self.place = {number: chosen.index(name) for number, name in enumerate(fields) if name in chosen}
+        n = self.n_fields = len(chosen)
         wide = n + n * (n + 1) // 2 if isinstance(config, Poly2) else n
         self.k = 0 if isinstance(config, Lr | Poly2) else config.k
         self.n_v = self.k * n if isinstance(config, Ffm) else self.k
@@ -99,25 +101,24 @@ class Reference:
         pairs = config.pairs if isinstance(config, Ffm | Fwfm) else None
         both = itertools.combinations_with_replacement(range(n), 2)
         self.r = {pair: Scale(pairs.start, pairs.eta, pairs.a0, -math.inf) for pair in both} if pairs else {}
+        self.has_variance = kalman or (self.k > 0 and isinstance(config.v, KalmanFactors))
         self.tick: int | None = None
 
     # What a row is to the model
 
     def terms(self, row: Row) -> list[Term]:
-        terms = [Term((fld, key), fld, x) for fld, key, x in row]
-        if isinstance(self.config, Mf):
-            used = {self.fields.index(self.config.user), self.fields.index(self.config.item)}
-            return [term for term in terms if term.field in used]
+        placed = [(self.place[fld], key, x) for fld, key, x in row if fld in self.place]
+        terms = [Term((fld, key), fld, x) for fld, key, x in placed]
         if isinstance(self.config, Poly2):
-            for a, b in itertools.combinations(terms.copy(), 2):
-                field = pair_field(len(self.fields), a.field, b.field)
+            for a, b in [(a, b) for j, b in enumerate(terms) for a in terms[:j]]:
+                field = pair_field(self.n_fields, a.field, b.field)
                 terms.append(Term(tuple(sorted((a.feature, b.feature))), field, a.x * b.x))
         return terms
 
     def field_of(self, feature: Feature) -> int:
         """A feature's field; that of a pair by the fields of both."""
         a, b = feature
-        return pair_field(len(self.fields), a[0], b[0]) if isinstance(a, tuple) else a
+        return pair_field(self.n_fields, a[0], b[0]) if isinstance(a, tuple) else a
 
     def weight(self, term: Term) -> Any:
         """The feature's weight, or the one that it would start with."""
@@ -237,7 +238,8 @@ class Reference:
         slopes = [self.slopes(terms, at) for at in range(len(terms))]
         error = error_of(self.config.loss, forward.kappa * forward.m, label)
         later = list(self.scale_steps(terms, slopes, weight * error))
-        self.learn_parameters(terms, slopes, self.evidence(forward, error, weight), weight * forward.kappa * error)
+        seen = self.evidence(forward, error, weight)
+        self.learn_parameters(terms, slopes, seen, seen.g if self.has_variance else weight * error)
         for prior in self.priors:
             if prior:
                 prior.settle()
@@ -256,7 +258,11 @@ class Reference:
     def learn_parameters(
         self, terms: list[Term], slopes: list[dict[int, tuple[float, float]]], seen: Evidence, g: float
     ) -> None:
-        """g: the slope of the weighted loss by m, which the gradient's optimizers take."""
+        """g: what the gradient's optimizers take, the slope of the weighted loss by m.
+
+        Where there is a variance the loss is that of the label's distribution with m integrated out, and its slope the
+        g of `Evidence`.
+        """
         active = [self.active(term) for term in terms]
         taus = [self.outer_scale(term) for term in terms]
         for term in terms:

@@ -249,7 +249,7 @@ def _learn_pairs(
     zero: F32,
 ) -> None:
     """R of all pairs of the row's fields. `alone` f32[F] and `slopes` f32[F, F padded] are scratch, always left at 0."""
-    k, width = len(zero), pairs.shape[2]
+    k, width, flat = len(zero), pairs.shape[2], pairs.reshape(pairs.size)
     for j in range(lo, hi):
         vx = load(own, (j - lo) * k, zero)
         alone[fld[j]] += total32(vx * vx)
@@ -265,7 +265,7 @@ def _learn_pairs(
             slopes[other * width + f] = d
     for a in range(n):
         f = int(present[a])
-        learn_pair_row(e, slopes, f * width, pairs, f, rates)
+        learn_pair_row(e, slopes, f * width, flat, f, width, rates)
 
 
 @cache
@@ -401,8 +401,10 @@ def make_step(k: int, w_kind: int, v_kind: int, fingerprint: int = FINGERPRINT) 
         wide = widest(ptr)
         own, xw, idles = np.empty(wide * k, np.float32), np.empty(wide, np.float32), np.zeros(wide, np.bool_)
         seen, present = np.zeros(n_fields, np.uint8), np.empty(n_fields, np.uint16)
-        scales, slopes = pairs.reshape(pairs.size), np.zeros((2, fields.shape[1]), np.float32)
+        scales, slopes = pairs.reshape(pairs.size), np.zeros(2 * fields.shape[1], np.float32)
         alone, met = np.zeros(n_fields, np.float32), np.zeros(n_fields * pairs.shape[2], np.float32)
+        per_field, size = fields.reshape(fields.size), fields.shape[1]
+        scaled = scale_rates[0] > 0.0
         for i in range(ptr.size - 1):
             lo, hi = ptr[i], ptr[i + 1]
             m, s, q, x_max, n = _forward(
@@ -466,7 +468,8 @@ def make_step(k: int, w_kind: int, v_kind: int, fingerprint: int = FINGERPRINT) 
             for j in range(lo, hi):
                 ask(j + hi - lo, slot, flat, stride, HEAD + row, stride)
                 x, f, at = val[j], int(fld[j]), int(slot[j]) * stride
-                slopes[0, f] += xw[j - lo]
+                if scaled:
+                    slopes[f] += xw[j - lo]
                 if at < 0:
                     continue
                 learn_weight(w_kind, x, g, brings, s, f, flat, at, fields, evidence, w_rates)
@@ -486,8 +489,8 @@ def make_step(k: int, w_kind: int, v_kind: int, fingerprint: int = FINGERPRINT) 
                 store(towards, f * row + f * k, whole)
             if w_kind == KALMAN:
                 learn_priors(lo, hi, fld, fields, evidence, w_rates)
-            if scale_rates[0] > 0.0:
-                learn_weight_scales(np.float32(e), slopes, fields, scale_rates)
+            if scaled:
+                learn_weight_scales(np.float32(e), slopes, per_field, size, scale_rates)
             if scale_rates[3] > 0.0:
                 _learn_pairs(
                     np.float32(e),

@@ -227,7 +227,7 @@ def _learn_pairs(
                 slopes[other] = total32(mine * load(sums, other * k, zero))
             slopes[f] = HALF * (slopes[f] - own[f])
             own[f] = 0.0
-            learn_pair_row(e, slopes, 0, pairs, f, rates)
+            learn_pair_row(e, slopes, 0, pairs.reshape(pairs.size), f, pairs.shape[2], rates)
 
 
 @cache
@@ -368,11 +368,12 @@ def make_step(
         wide, scaled = widest(ptr), scale_rates[0] > 0.0
         xw, part = np.empty(wide, np.float32), np.empty(wide * k, np.float32)
         idles = np.zeros(wide, np.bool_)
-        slopes = np.zeros((2, fields.shape[1]), np.float32)
+        slopes = np.zeros(2 * fields.shape[1], np.float32)
         room = n_fields if by_pair else 0
         sums, meets = np.zeros(room * k, np.float32), np.empty(room * k, np.float32)
         seen, present = np.zeros(room, np.uint8), np.empty(room, np.uint16)
         own, met = np.zeros(room, np.float32), np.zeros(fields.shape[1], np.float32)
+        per_field, size = fields.reshape(fields.size), fields.shape[1]
         for i in range(ptr.size - 1):
             lo, hi = ptr[i], ptr[i + 1]
             m, s, z, q, x_max = _forward(
@@ -442,9 +443,9 @@ def make_step(
                     u = load(part, (j - lo) * k, zero)
                     h = _slope(by_pair, f, z, u, meets, pairs, zero)
                     if scaled:
-                        slopes[0, f] += xw[j - lo]
+                        slopes[f] += xw[j - lo]
                         if not by_pair:
-                            slopes[1, f] += total32(u * h)
+                            slopes[size + f] += total32(u * h)
                     if at >= 0:
                         x = val[j]
                         learn_weight(w_kind, x, g, brings, s, f, flat, at, fields, evidence, w_rates)
@@ -462,9 +463,9 @@ def make_step(
                 if w_kind == KALMAN:
                     learn_priors(lo, hi, fld, fields, evidence, w_rates)
                 if scaled:
-                    learn_weight_scales(np.float32(e), slopes, fields, scale_rates)
+                    learn_weight_scales(np.float32(e), slopes, per_field, size, scale_rates)
                     if not by_pair:
-                        learn_factor_scales(np.float32(e), slopes, fields, scale_rates)
+                        learn_factor_scales(np.float32(e), slopes, per_field, size, scale_rates)
                 if by_pair:
                     _learn_pairs(
                         np.float32(e), lo, hi, fld, seen, part, sums, pairs, own, met, scale_rates, zero

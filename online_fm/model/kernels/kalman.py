@@ -59,22 +59,21 @@ def learn_weight(
     rates: Rates,
 ) -> None:
     """One step on the weight of a feature of field f, and on what its field adds up."""
-    if h == 0.0:
-        return
-    base = fields[PRECISION, f]
-    d = array[at + 1]
-    s = ONE / (base + d)
-    mu = array[at] * s - s * h * g
-    square = h * h
-    d = d - rates[0] * d + square * brings / (ONE + brings * max(np.float32(0.0), variance - square * s))
-    s = ONE / (base + d)
-    gamma = max(np.float32(0.0), ONE - s * base)
-    evidence[0, f] += np.float64(mu * mu) - np.float64(array[at + 2])
-    evidence[1, f] += np.float64(gamma) - np.float64(array[at + 3])
-    array[at] = mu * (base + d)
-    array[at + 1] = d
-    array[at + 2] = mu * mu
-    array[at + 3] = gamma
+    if h != 0.0:
+        base = fields[PRECISION, f]
+        d = array[at + 1]
+        s = ONE / (base + d)
+        mu = array[at] * s - s * h * g
+        square = h * h
+        d = d - rates[0] * d + square * brings / (ONE + brings * max(np.float32(0.0), variance - square * s))
+        s = ONE / (base + d)
+        gamma = max(np.float32(0.0), ONE - s * base)
+        evidence[0, f] += np.float64(mu * mu) - np.float64(array[at + 2])
+        evidence[1, f] += np.float64(gamma) - np.float64(array[at + 3])
+        array[at] = mu * (base + d)
+        array[at + 1] = d
+        array[at + 2] = mu * mu
+        array[at + 3] = gamma
 
 
 @njit(**INLINE)

@@ -21,24 +21,27 @@ ONE = np.float32(1.0)
 @njit(**INLINE)
 def mean_weight(kind: int, flat: F32, at: int, f: int, fields: F32) -> np.float32:
     """The weight of the record at `at`, of field f; 0 where at < 0."""
-    if at < 0:
-        return np.float32(0.0)
+    first = max(at, 0)
+    w = flat[first]
     if kind == KALMAN:
-        return flat[at] / (fields[PRECISION, f] + flat[at + 1])
-    return flat[at]
+        w = w / (fields[PRECISION, f] + flat[first + 1])
+    return w if at >= 0 else np.float32(0.0)
 
 
 @njit(**INLINE)
 def weight_variance(flat: F32, at: int, f: int, fields: F32) -> np.float32:
     """The variance of the weight, of kind Kalman."""
-    brought = flat[at + 1] if at >= 0 else np.float32(0.0)
-    return ONE / (fields[PRECISION, f] + brought)
+    brought = flat[max(at, 0) + 1]
+    return ONE / (fields[PRECISION, f] + (brought if at >= 0 else np.float32(0.0)))
 
 
 @njit(**INLINE)
 def idle(v_needs_w: bool, flat: F32, at: int) -> bool:
     """Whether the factors of the record at `at` take no part."""
-    return v_needs_w and (at < 0 or flat[at] == 0.0)
+    w = np.float32(1.0)
+    if v_needs_w:
+        w = flat[at] if at >= 0 else np.float32(0.0)
+    return w == 0.0
 
 
 @njit(**INLINE)

@@ -130,8 +130,9 @@ def make_step(w_kind: int, fingerprint: int = FINGERPRINT) -> Callable[..., None
         """
         _ = fingerprint
         flat, stride = records.reshape(records.size), records.shape[1]
-        xw, slopes = np.empty(widest(ptr), np.float32), np.zeros((2, fields.shape[1]), np.float32)
+        xw, slopes = np.empty(widest(ptr), np.float32), np.zeros(2 * fields.shape[1], np.float32)
         scaled = scale_rates[0] > 0.0
+        per_field, size = fields.reshape(fields.size), fields.shape[1]
         for i in range(ptr.size - 1):
             lo, hi = ptr[i], ptr[i + 1]
             m, s, x_max = _forward(w_kind, lo, hi, fld, val, slot, flat, stride, bias, fields, xw)
@@ -148,12 +149,12 @@ def make_step(w_kind: int, fingerprint: int = FINGERPRINT) -> Callable[..., None
             for j in range(lo, hi):
                 f, at = int(fld[j]), int(slot[j]) * stride
                 if scaled:
-                    slopes[0, f] += xw[j - lo]
+                    slopes[f] += xw[j - lo]
                 if at >= 0:
                     learn_weight(w_kind, val[j], g, brings, s, f, flat, at, fields, evidence, w_rates)
             if w_kind == KALMAN:
                 learn_priors(lo, hi, fld, fields, evidence, w_rates)
             if scaled:
-                learn_weight_scales(np.float32(e), slopes, fields, scale_rates)
+                learn_weight_scales(np.float32(e), slopes, per_field, size, scale_rates)
 
     return step

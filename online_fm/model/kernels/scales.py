@@ -16,7 +16,7 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from online_fm.model.kernels import F32, INLINE, PANEL, Rates
+from online_fm.model.kernels import F32, INLINE, PANEL, RHO, RHO_SUM, Rates
 from online_fm.model.kernels.lanes import at_least, load, sqrt, store, within, zeros
 
 __all__ = ["learn_factor_scales", "learn_pair_row", "learn_weight_scales"]
@@ -25,44 +25,41 @@ LARGEST = np.float32(1e15)
 
 
 @njit(**INLINE)
-def learn_weight_scales(e: np.float32, slopes: F32, fields: F32, rates: Rates) -> None:
-    """tau of all fields, from d = e slopes[0]; the slopes are cleared."""
+def learn_weight_scales(e: np.float32, slopes: F32, fields: F32, width: int, rates: Rates) -> None:
+    """tau of all fields, from d = e slopes[0]; the slopes are cleared. Arrays are flat, rows `width` long."""
     eta, a0, floor, _, _ = rates
-    width = fields.shape[1]
-    flat, d_flat, panel = fields.reshape(fields.size), slopes.reshape(slopes.size), zeros(PANEL)
+    panel = zeros(PANEL)
     for c in range(0, width, PANEL):
-        d = within(load(d_flat, c, panel) * e, LARGEST)
-        square = load(flat, width + c, panel) + d * d
-        store(flat, c, at_least(load(flat, c, panel) - d * eta / sqrt(square + a0), floor))
-        store(flat, width + c, square)
-        store(d_flat, c, panel)
+        d = within(load(slopes, c, panel) * e, LARGEST)
+        square = load(fields, width + c, panel) + d * d
+        store(fields, c, at_least(load(fields, c, panel) - d * eta / sqrt(square + a0), floor))
+        store(fields, width + c, square)
+        store(slopes, c, panel)
 
 
 @njit(**INLINE)
-def learn_factor_scales(e: np.float32, slopes: F32, fields: F32, rates: Rates) -> None:
-    """rho of all fields; slopes[1] holds rho dm/drho. The slopes are cleared."""
+def learn_factor_scales(e: np.float32, slopes: F32, fields: F32, width: int, rates: Rates) -> None:
+    """rho of all fields; slopes[1] holds rho dm/drho. As `learn_weight_scales` otherwise."""
     eta, a0, floor, _, _ = rates
-    width = fields.shape[1]
-    flat, d_flat, panel = fields.reshape(fields.size), slopes.reshape(slopes.size), zeros(PANEL)
+    panel = zeros(PANEL)
     for c in range(0, width, PANEL):
-        rho = load(flat, 2 * width + c, panel)
-        d = within(load(d_flat, width + c, panel) * e / rho, LARGEST)
-        square = load(flat, 3 * width + c, panel) + d * d
-        store(flat, 2 * width + c, at_least(rho - d * eta / sqrt(square + a0), floor))
-        store(flat, 3 * width + c, square)
-        store(d_flat, width + c, panel)
+        rho = load(fields, RHO * width + c, panel)
+        d = within(load(slopes, width + c, panel) * e / rho, LARGEST)
+        square = load(fields, RHO_SUM * width + c, panel) + d * d
+        store(fields, RHO * width + c, at_least(rho - d * eta / sqrt(square + a0), floor))
+        store(fields, RHO_SUM * width + c, square)
+        store(slopes, width + c, panel)
 
 
 @njit(**INLINE)
-def learn_pair_row(e: np.float32, slopes: F32, start: int, pairs: F32, f: int, rates: Rates) -> None:
-    """R of field f with all fields, from d = e slopes[start:]; these slopes are cleared."""
+def learn_pair_row(e: np.float32, slopes: F32, start: int, pairs: F32, f: int, width: int, rates: Rates) -> None:
+    """R of field f with all fields, from d = e slopes[start:], which are cleared; pairs is flat: R, then its sums."""
     _, _, _, eta, a0 = rates
-    n, width = pairs.shape[1], pairs.shape[2]
-    flat, panel = pairs.reshape(pairs.size), zeros(PANEL)
+    panel, half = zeros(PANEL), pairs.size // 2
     for c in range(0, width, PANEL):
         at = f * width + c
         d = within(load(slopes, start + c, panel) * e, LARGEST)
-        square = load(flat, n * width + at, panel) + d * d
-        store(flat, at, load(flat, at, panel) - d * eta / sqrt(square + a0))
-        store(flat, n * width + at, square)
+        square = load(pairs, half + at, panel) + d * d
+        store(pairs, at, load(pairs, at, panel) - d * eta / sqrt(square + a0))
+        store(pairs, half + at, square)
         store(slopes, start + c, panel)
