@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
+from functools import partial
 from pathlib import Path
 from threading import Event
 from types import FrameType
@@ -27,17 +28,19 @@ from online_fm.source.config import ConfluentConfig, FilesConfig, SourceConfig, 
 from online_fm.source.dead_letter import open_dead_letters
 from online_fm.source.files import FilesSource
 from online_fm.source.open import open_source
-from online_fm.source.port import Source
+from online_fm.source.port import Source, TopicPartition
 from online_fm.telemetry.health import Health
 from online_fm.telemetry.http import TelemetryServer, application
 from online_fm.telemetry.logs import configure_logs
 from online_fm.telemetry.metrics import ServeMetrics, WorkerMetrics
 from online_fm.train.checkpoint import Checkpoints
+from online_fm.train.compare import alike
+from online_fm.train.compare import compare as run_comparison
 from online_fm.train.pipeline import Pipeline, StepReport
 from online_fm.train.replay import replay as run_replay
 from online_fm.train.worker import Worker, WorkerParts
 
-__all__ = ["check", "replay", "serve", "simulate", "stop_on_signals", "train"]
+__all__ = ["check", "compare", "replay", "serve", "simulate", "stop_on_signals", "train"]
 
 _T = TypeVar("_T")
 _RETRY_S = 1.0
@@ -56,7 +59,7 @@ def train(config: Config, stop: Event, *, on_report: Callable[[Pipeline, StepRep
     configure_logs(config.telemetry)
     source_config = _source_of(config)
     health = Health(config.telemetry.health, time.monotonic())
-    metrics = WorkerMetrics(CollectorRegistry())
+    metrics = WorkerMetrics(CollectorRegistry(), learning(config).loss)
     metrics.watch_state(lambda: health.report(time.monotonic()).state)
     with ExitStack() as stack:
         app = application(metrics.registry, lambda: health.report(time.monotonic()))
@@ -98,17 +101,80 @@ def serve(config: Config) -> None:
 def replay(config: Config, *, drain: bool, on_progress: Callable[[float], None]) -> dict[str, Any]:
     """Learn a source's history and give the summary; `on_progress` is told the part that was read, 0 to 1."""
     configure_logs(config.telemetry)
-    source_config = _source_of(config)
-    if isinstance(source_config, FilesConfig) and source_config.follow:
-        raise ConfigError("source.follow: replay reads what there is; set it to false")
+    _check_ends(config)
     pipeline = _pipeline(config)
     with closing(_open(config)) as source:
+        return run_replay(
+            source,
+            pipeline,
+            batch_records=config.train.batch_records,
+            until=_ends(source),
+            drain=drain,
+            on_progress=partial(_tell, on_progress, source, 0, 1),
+        )
 
-        def progress(read: int) -> None:
-            behind = sum(source.lag().values())
-            on_progress(source.progress if isinstance(source, FilesSource) else read / max(1, read + behind))
 
-        return run_replay(source, pipeline, batch_records=config.train.batch_records, drain=drain, on_progress=progress)
+def compare(configs: Sequence[Config], *, drain: bool, on_progress: Callable[[float], None]) -> list[dict[str, Any]]:
+    """As `replay`, of several configurations; the summaries come in the same order.
+
+    Those that are alike up to the model share a pass over the source; passes go one after another, to the same end.
+    """
+    configure_logs(configs[0].telemetry)
+    for config in configs:
+        _check_ends(config)
+    passes = _passes(configs)
+    ends: list[tuple[SourceConfig, dict[TopicPartition, int] | None]] = []
+    results: dict[int, dict[str, Any]] = {}
+    for numbers in passes:
+        config = configs[numbers[0]]
+        source_config = _source_of(config)
+        with closing(_open(config)) as source:
+            ends.append((source_config, _ends(source)))
+            summaries = run_comparison(
+                source,
+                [learning(configs[number]) for number in numbers],
+                topics=(source_config.impressions, source_config.clicks),
+                batch_records=config.train.batch_records,
+                until=next(end for known, end in ends if known == source_config),
+                drain=drain,
+                on_progress=partial(_tell, on_progress, source, len(ends) - 1, len(passes)),
+            )
+        results |= zip(numbers, summaries, strict=True)
+    return [results[number] for number in range(len(configs))]
+
+
+def _passes(configs: Sequence[Config]) -> list[list[int]]:
+    """The numbers of the configurations that can share a pass over the source, pass by pass."""
+    passes: list[list[int]] = []
+    for number, config in enumerate(configs):
+        for others in passes:
+            first = configs[others[0]]
+            if first.source == config.source and alike(learning(first), learning(config)):
+                others.append(number)
+                break
+        else:
+            passes.append([number])
+    return passes
+
+
+def _check_ends(config: Config) -> None:
+    """Refuse, before anything is read, what cannot be learned or has no end."""
+    learning(config)
+    source = _source_of(config)
+    if isinstance(source, FilesConfig) and source.follow:
+        raise ConfigError("source.follow: replay reads what there is; set it to false")
+
+
+def _ends(source: Source) -> dict[TopicPartition, int] | None:
+    """Where a topic that is still written to ends now; files that are not followed end by themselves."""
+    return None if isinstance(source, FilesSource) else source.end_offsets()
+
+
+def _tell(on_progress: Callable[[float], None], source: Source, done: int, passes: int, read: int) -> None:
+    """Tell the part of all passes that was read, 0 to 1, after `done` of them and `read` records of the next."""
+    behind = sum(source.lag().values())
+    part = source.progress if isinstance(source, FilesSource) else read / max(1, read + behind)
+    on_progress((done + part) / passes)
 
 
 def simulate(config: Config, stop: Event, on_progress: Callable[[Simulator, Chunk], None]) -> Simulator:

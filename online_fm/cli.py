@@ -19,19 +19,20 @@ import click
 import msgspec
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
-from rich.table import Column, Table
+from rich.table import Table
 
 from online_fm import __version__, app
 from online_fm.config import Config, load
 from online_fm.demo import run as run_demo
 from online_fm.errors import ConfigError, OnlineFMError, StoreError
 from online_fm.snapshot.store import FolderStore, manifest_of, verify, version_of
+from online_fm.tables import NUMBER, columns, print_table, show, show_comparison
+from online_fm.train.compare import best_first
+from online_fm.variants import differences, shown, variants
 
 __all__ = ["cli", "main"]
 
 P = ParamSpec("P")
-_NUMBER = "{:,}".format
-_WIDE = 240
 
 
 def main() -> None:
@@ -54,15 +55,17 @@ def _leave(message: str, code: int) -> None:
     sys.exit(code)
 
 
+_file = click.Path(dir_okay=False)
+_set = click.option(
+    "--set", "settings", multiple=True, metavar="A.B=VALUE", help="Override one setting; may be repeated."
+)
+
+
 def _configured(command: Callable[..., None]) -> Callable[..., None]:
     """Give a command `--config` and `--set`, and hand it the `Config` that they make."""
 
-    @click.option(
-        "--config", "-c", "path", required=True, type=click.Path(dir_okay=False), help="YAML file; see config/."
-    )
-    @click.option(
-        "--set", "settings", multiple=True, metavar="A.B=VALUE", help="Override one setting; may be repeated."
-    )
+    @click.option("--config", "-c", "path", required=True, type=_file, help="YAML file; see config/.")
+    @_set
     @functools.wraps(command)
     def configured(path: str, settings: tuple[str, ...], **rest: object) -> None:
         command(load(path, settings, os.environ), **rest)
@@ -127,28 +130,79 @@ def simulate(config: Config) -> None:
       online-fm simulate -c config/kafka.yaml --set simulate.rate_per_s=2000
     """
     total = config.simulate.impressions
-    with app.stop_on_signals() as stop, _progress("simulating") as show:
-        simulator = app.simulate(config, stop, lambda made, _: show(made.made / total if total else math.nan))
-    click.echo(f"{_NUMBER(simulator.made)} impressions; the best reachable log-loss is {simulator.best_log_loss:.5f}")
+    with app.stop_on_signals() as stop, _progress("simulating") as tell:
+        simulator = app.simulate(config, stop, lambda made, _: tell(made.made / total if total else math.nan))
+    click.echo(f"{NUMBER(simulator.made)} impressions; the best reachable log-loss is {simulator.best_log_loss:.5f}")
 
 
 @cli.command()
-@_configured
+@click.option("--config", "-c", "path", type=_file, help="YAML file; see config/.")
+@_set
+@click.option("--compare", is_flag=True, help="Compare the configurations FILES side by side.")
+@click.option(
+    "--grid",
+    multiple=True,
+    metavar="A.B=V1,V2,...",
+    help="Compare a configuration with each of these values; repeated, with all combinations.",
+)
 @click.option("--drain", is_flag=True, help="Close the windows that are open at the end.")
 @_as_json
-def replay(config: Config, *, drain: bool, as_json: bool) -> None:
+@click.argument("files", nargs=-1, type=_file)
+def replay(
+    *,
+    path: str | None,
+    settings: tuple[str, ...],
+    compare: bool,
+    grid: tuple[str, ...],
+    drain: bool,
+    as_json: bool,
+    files: tuple[str, ...],
+) -> None:
     """Learn a source's history from its beginning, as fast as it goes, and say how good the predictions were.
 
     Nothing is stored. Rows whose window is open at the end stay pending, unless `--drain` closes it.
+
+    With `--compare` or `--grid` several configurations learn it side by side, and a table says how each did, best
+    first. What is alike up to the model is read, decoded and joined once. Scores are over each one's own examples: only
+    those of the same labels can be compared.
 
     \b
     Examples:
       online-fm replay -c config/kuairand.yaml --set source.path=DIR
       online-fm replay -c config/kuairand.yaml --set source.path=DIR --set model.kind=lr --json
+      online-fm replay -c config/kuairand.yaml --set source.path=DIR --grid model.kind=lr,fm
+      online-fm replay --compare a.yaml b.yaml --drain
     """
-    with _progress("replaying") as show:
-        result = app.replay(config, drain=drain, on_progress=show)
-    _show(result, "replay", as_json=as_json)
+    if files and not compare:
+        raise click.UsageError("FILES are for --compare; one configuration is given by -c")
+    files = (*filter(None, [path]), *files)
+    if not files:
+        raise click.UsageError("Missing option '--config' / '-c'.")
+    if compare and len(files) == 1 and not grid:
+        raise click.UsageError("--compare needs two configurations or more, or one with --grid")
+    if compare or grid:
+        _compare(files, settings, grid, drain=drain, as_json=as_json)
+        return
+    config = load(files[0], settings, os.environ)
+    with _progress("replaying") as tell:
+        result = app.replay(config, drain=drain, on_progress=tell)
+    show(result, "replay", as_json=as_json)
+
+
+def _compare(
+    files: tuple[str, ...], settings: tuple[str, ...], grid: tuple[str, ...], *, drain: bool, as_json: bool
+) -> None:
+    """Replay all variants side by side."""
+    found = variants(files, settings, grid, os.environ)
+    differing = differences(variant.config for variant in found)
+    with _progress("comparing") as tell:
+        results = app.compare([variant.config for variant in found], drain=drain, on_progress=tell)
+    named = [
+        {"configuration": variant.file, "differs": settings, **result}
+        for variant, settings, result in zip(found, differing, results, strict=True)
+    ]
+    ranked = best_first(named)
+    show_comparison(ranked, shown([each["differs"] for each in ranked]), as_json=as_json)
 
 
 @cli.command()
@@ -163,7 +217,7 @@ def demo(*, seconds: float, as_json: bool) -> None:
       online-fm demo --seconds 30 --json
     """
     result = run_demo(seconds)
-    _show(result, "demo", as_json=as_json)
+    show(result, "demo", as_json=as_json)
 
 
 @cli.group()
@@ -195,18 +249,18 @@ def snapshots_list(folder: str, *, as_json: bool) -> None:
     if as_json:
         click.echo(msgspec.json.encode({"files": rows}))
         return
-    table = Table(*_columns("file", "made", "model", "learned", "features", "bytes", "trouble"))
+    table = Table(*columns("file", "made", "model", "learned", "features", "bytes", "trouble"))
     for row in rows:
         table.add_row(
             row["file"],
             row.get("made", ""),
             row.get("model", ""),
-            _NUMBER(row.get("learned", 0)),
-            _NUMBER(row.get("features", 0)),
-            _NUMBER(row["bytes"]),
+            NUMBER(row.get("learned", 0)),
+            NUMBER(row.get("features", 0)),
+            NUMBER(row["bytes"]),
             row.get("trouble", ""),
         )
-    _print(table)
+    print_table(table)
 
 
 @snapshots.command("show")
@@ -326,28 +380,3 @@ def _progress(what: str) -> Iterator[Callable[[float], None]]:
                 progress.update(task, total=1.0, completed=min(part, 1.0))
 
         yield show
-
-
-def _show(result: dict[str, Any], title: str, *, as_json: bool) -> None:
-    """A result as a table for people, or as one line of JSON, where NaN is null."""
-    if as_json:
-        click.echo(msgspec.json.encode(result))
-        return
-    table = Table(*_columns("", ""), title=title, show_header=False)
-    for name, value in result.items():
-        table.add_row(
-            name,
-            f"{value:.5f}" if isinstance(value, float) else _NUMBER(value) if isinstance(value, int) else str(value),
-        )
-    _print(table)
-
-
-def _columns(*names: str) -> list[Column]:
-    """Nothing is cut: what is too long for the terminal goes on in the next line."""
-    return [Column(name, overflow="fold") for name in names]
-
-
-def _print(table: Table) -> None:
-    """To standard output, which has no width of its own where it is not a terminal."""
-    console = Console()
-    (console if console.is_terminal else Console(width=_WIDE)).print(table)

@@ -65,6 +65,8 @@ class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
             raise ValueError("dead_letters.kind: 'kafka' needs a source that is a Kafka cluster")
         if Path(self.checkpoint.path).resolve() == Path(self.snapshot.path).resolve():
             raise ValueError("snapshot.path: checkpoints and snapshots need folders of their own")
+        if self.join.unclicked == "skip" and self.events.click.value is None:
+            raise ValueError("join.unclicked: 'skip' needs `events.click.value`, or all labels would be 1")
 
 
 def load(path: str | Path, settings: Iterable[str] = (), environment: Mapping[str, str] | None = None) -> Config:
@@ -108,13 +110,24 @@ def learning(config: Config) -> LearningConfig:
         check_size(config.model, len(config.features.fields))
     except ValueError as problem:
         raise ConfigError(f"model: {problem}") from problem
-    return LearningConfig(
+    found = LearningConfig(
         events=config.events,
         features=config.features,
         join=config.join,
         model=config.model,
         quality=config.quality,
     )
+    _check_labels(found)
+    return found
+
+
+def _check_labels(config: LearningConfig) -> None:
+    """Labels and served scores must be of the kind that the loss takes."""
+    click, score = config.events.click, config.events.impression.score
+    if config.loss != "squared" and click.value and not (click.clip and click.clip[0] >= 0 and click.clip[1] <= 1):
+        raise ConfigError(f"events.click.clip: within [0, 1] is needed, as labels of the loss '{config.loss}' are")
+    if config.loss != "log" and score:
+        raise ConfigError(f"events.impression.score: a probability is not judged by the loss '{config.loss}'")
 
 
 class _Loader(yaml.SafeLoader):

@@ -2,9 +2,10 @@
 
 Where id, time and features lie in the user's own events is configured as dotted paths. A record that cannot be used
 is data like any other: its `Reason` is one of a bounded set, so that it can be counted and dead-lettered, and the
-stream goes on. Ids are compared as UTF-8 text; an integer id is its decimal digits. Event times are ms since the
-epoch; one that is further ahead of its record's own timestamp than `max_ahead_s` is refused, because it would carry
-the whole stream's time away with it, and so is one before the year 2000, which is most often seconds taken for ms.
+stream goes on. A click may bring a number, such as stars or seconds watched, which is then the label. Ids are compared
+as UTF-8 text; an integer id is its decimal digits. Event times are ms since the epoch; one that is further ahead of its
+record's own timestamp than `max_ahead_s` is refused, because it would carry the whole stream's time away with it, and
+so is one before the year 2000, which is most often seconds taken for ms.
 """
 
 from __future__ import annotations
@@ -21,13 +22,23 @@ import numpy as np
 from msgspec import Meta, Struct
 from numpy.typing import NDArray
 
-__all__ = ["Clicks", "EventDecoder", "EventsConfig", "ImpressionShape", "Impressions", "Reason", "TimeAndId"]
+__all__ = [
+    "ClickShape",
+    "Clicks",
+    "EventDecoder",
+    "EventsConfig",
+    "ImpressionShape",
+    "Impressions",
+    "Reason",
+    "TimeAndId",
+]
 
 _EARLIEST_MS = 946_684_800_000  # 2000-01-01
 _LAST_MS = 253_402_300_800_000  # the year 10000
 _UNKNOWN_TIMESTAMP = -1
 _WIDEST = 2**64
 _NO_SCORE = math.nan
+_LARGEST = 1e30  # of a number in an event: far from where float32 ends
 
 Path = Annotated[str, Meta(min_length=1)]
 _Decoded = Mapping[str, object]
@@ -52,6 +63,8 @@ class Reason(StrEnum):
     BAD_VALUE = "bad_value"
     BAD_WEIGHT = "bad_weight"
     BAD_SCORE = "bad_score"
+    NO_LABEL = "no_label"
+    BAD_LABEL = "bad_label"
 
 
 class TimeAndId(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -73,11 +86,30 @@ class ImpressionShape(TimeAndId, frozen=True, kw_only=True, forbid_unknown_field
     score: Path | None = None
 
 
+class ClickShape(TimeAndId, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Where the parts of a click lie: dotted paths.
+
+    `value`: the number that it brings, which is the row's label; null: every click is a 1. The number is multiplied by
+    `scale`, which brings it near 1, and then kept within `clip` (least and most), because a page left open for a
+    night would otherwise outweigh all others; a click without a number, or with what is none, is rejected.
+    """
+
+    value: Path | None = None
+    scale: Annotated[float, Meta(gt=0, le=1e9)] = 1.0
+    clip: tuple[float, float] | None = None
+
+    def __post_init__(self) -> None:
+        if self.clip and self.clip[0] >= self.clip[1]:
+            raise ValueError("`clip` is the least and the most: they must rise")
+        if not self.value and (self.clip or self.scale != 1.0):
+            raise ValueError("`scale` and `clip` are of the number at `value`, which is not set")
+
+
 class EventsConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The shape of the user's events, and the bounds of what is believed."""
 
     impression: ImpressionShape = ImpressionShape()
-    click: TimeAndId = TimeAndId()
+    click: ClickShape = ClickShape()
     time_unit: Literal["ms", "s", "us", "ns", "iso8601"] = "ms"
     max_bytes: Annotated[int, Meta(ge=2)] = 65_536
     max_id_length: Annotated[int, Meta(ge=1)] = 256
@@ -85,8 +117,8 @@ class EventsConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
 
 
 @dataclass(slots=True)
-class Clicks:
-    """n click records as columns; where `reasons` names one, id and time are empty."""
+class _Found:
+    """n records as columns; where `reasons` names one, id and time are empty."""
 
     ids: list[str] = field(default_factory=list)
     times_ms: list[int] = field(default_factory=list)
@@ -94,7 +126,14 @@ class Clicks:
 
 
 @dataclass(slots=True)
-class Impressions(Clicks):
+class Clicks(_Found):
+    """n click records as columns, with the labels that they bring."""
+
+    labels: list[float] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class Impressions(_Found):
     """n impression records as columns; a score that the event does not carry is NaN."""
 
     features: list[Mapping[str, object]] = field(default_factory=list)
@@ -123,6 +162,7 @@ class EventDecoder:
         self._features = _lookup(shape.features) if shape.features else lambda event: event
         self._weight = _lookup(shape.weight) if shape.weight else None
         self._score = _lookup(shape.score) if shape.score else None
+        self._label = _label_of(config.click)
 
     def impressions(self, values: Sequence[bytes], timestamps: NDArray[np.int64]) -> Impressions:
         """Decode records of the impressions topic; timestamps are the records' own, ms, -1 where unknown."""
@@ -148,12 +188,14 @@ class EventDecoder:
         found = Clicks()
         for i, (value, timestamp) in enumerate(zip(values, timestamps.tolist(), strict=True)):
             try:
-                _, ident, time_ms = self._envelope(value, timestamp, self._click)
+                event, ident, time_ms = self._envelope(value, timestamp, self._click)
+                label = self._label(event)
             except _Unusable as unusable:
                 found.reasons[i] = unusable.reason
-                ident, time_ms = "", 0
+                ident, time_ms, label = "", 0, 0.0
             found.ids.append(ident)
             found.times_ms.append(time_ms)
+            found.labels.append(label)
         return found
 
     def time_ms(self, value: bytes) -> int | None:
@@ -236,9 +278,27 @@ def _within(lookup: _Lookup | None, event: _Decoded, absent: float, most: float,
     value = lookup(event) if lookup else None
     if value is None:
         return absent
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= min(most, 1e30):
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= min(most, _LARGEST):
         raise _Unusable(reason)
     return float(value)
+
+
+def _label_of(shape: ClickShape) -> Callable[[_Decoded], float]:
+    """A function that gives the label that a click brings."""
+    if shape.value is None:
+        return lambda _: 1.0
+    lookup, scale = _lookup(shape.value), shape.scale
+    least, most = shape.clip or (-_LARGEST, _LARGEST)
+
+    def label(event: _Decoded) -> float:
+        value = lookup(event)
+        if value is None:
+            raise _Unusable(Reason.NO_LABEL)
+        if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= _LARGEST:
+            raise _Unusable(Reason.BAD_LABEL)
+        return min(max(value * scale, least), most)
+
+    return label
 
 
 def _scaled(per_ms: float) -> Callable[[object], int]:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 import os
+import sys
 from collections.abc import Iterator
 
 import pytest
+import structlog
 from broker import Broker, missing_tools
+from command import Done
 
 SKIPPED = pytest.StashKey[str]()
 """Why the Kafka tests were left out, in one line."""
@@ -27,6 +31,29 @@ def kafka(request: pytest.FixtureRequest) -> Broker:
     if missing:
         pytest.fail(missing)
     return request.getfixturevalue("running_broker")
+
+
+@pytest.fixture
+def run(monkeypatch, capsys):
+    """`online-fm ARGUMENTS`, in this process."""
+    from online_fm.cli import main
+
+    root = logging.getLogger()
+    level, handlers = root.level, list(root.handlers)
+
+    def call(*arguments: object) -> Done:
+        monkeypatch.setattr(sys, "argv", ["online-fm", *map(str, arguments)])
+        code: object = 0
+        try:
+            main()
+        except SystemExit as left:
+            code = left.code
+        return Done(code, *capsys.readouterr())
+
+    yield call
+    root.setLevel(level)
+    root.handlers[:] = handlers
+    structlog.reset_defaults()
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import json
-import logging
 import subprocess
 import sys
-from typing import NamedTuple
 
 import click
 import pytest
-import structlog
+from command import Done
 from daemon import Folder
 from traffic import records
 
 from online_fm import __version__
-from online_fm.cli import cli, main
+from online_fm.cli import cli
 
 EVENTS = 1500
 OPEN_AT_THE_END = ("--set", "join.window_s=60")  # as late as clicks come
@@ -39,38 +37,6 @@ REPLAY_KEYS = {
     "seconds",
     "state_hash",
 }
-
-
-class Done(NamedTuple):
-    code: object
-    out: str
-    err: str
-
-    @property
-    def last(self) -> dict[str, object]:
-        """The last line of standard output, as JSON that has no NaN."""
-        return json.loads(self.out.splitlines()[-1], parse_constant=pytest.fail)
-
-
-@pytest.fixture
-def run(monkeypatch, capsys):
-    """`online-fm ARGUMENTS`, in this process."""
-    root = logging.getLogger()
-    level, handlers = root.level, list(root.handlers)
-
-    def call(*arguments: object) -> Done:
-        monkeypatch.setattr(sys, "argv", ["online-fm", *map(str, arguments)])
-        code: object = 0
-        try:
-            main()
-        except SystemExit as left:
-            code = left.code
-        return Done(code, *capsys.readouterr())
-
-    yield call
-    root.setLevel(level)
-    root.handlers[:] = handlers
-    structlog.reset_defaults()
 
 
 @pytest.fixture(scope="module")

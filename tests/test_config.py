@@ -57,6 +57,7 @@ BAD = {
     "option_of_ours": "source: option `group_id` is the source's own and cannot be set",
     "out_of_range": "telemetry.port: Expected `int` <= 65535",
     "required": "source.path: is required",
+    "ratings_without_a_number": "join.unclicked: 'skip' needs `events.click.value`, or all labels would be 1",
     "secret_of_both": SECRET,
     "secret_of_neither": SECRET,
     "time_runs_ahead": "simulate: without events, duration_s or start_ms, event time would run ahead of the wall "
@@ -219,3 +220,13 @@ def test_an_ffm_that_no_memory_holds_is_told_before_anything_connects() -> None:
     config = parse(f"features: {{ fields: [{fields}] }}\nmodel: {{ kind: ffm }}")
     with pytest.raises(ConfigError, match="model: an FFM of 9000 fields and k = 8 needs"):
         learning(config)
+
+
+@pytest.mark.parametrize(("clip", "good"), [("", False), (", clip: [-1, 1]", False), (", clip: [0, 1]", True)])
+def test_a_number_that_log_loss_learns_is_kept_between_0_and_1(clip, good) -> None:
+    config = parse(f"features: {{fields: [a]}}\nevents: {{click: {{value: x{clip}}}}}")
+    if good:
+        assert learning(config).loss == "log"
+    else:
+        with pytest.raises(ConfigError, match=r"^events\.click\.clip: within \[0, 1\] is needed"):
+            learning(config)

@@ -40,6 +40,61 @@ def test_a_click_is_id_and_time() -> None:
     assert (found.ids, found.times_ms) == (["7"], [T])
 
 
+def test_a_click_brings_a_one_unless_a_number_is_asked_for() -> None:
+    value = b'{"impression_id":7,"ts":1700000000000,"watch":{"s":12.5}}'
+    assert decoder().clicks([value], np.array([-1])).labels == [1.0]
+    assert decoder(click={"value": "watch.s"}).clicks([value], np.array([-1])).labels == [12.5]
+
+
+@pytest.mark.parametrize(
+    ("number", "label"), [(b"600", 1.0), (b"30", 0.5), (b"0", 0.0), (b"-60", -0.25), (b"1e30", 1.0), (b"-1e30", -0.25)]
+)
+def test_the_number_of_a_click_is_scaled_and_then_clipped(number, label) -> None:
+    shape = {"value": "s", "scale": 1 / 60, "clip": [-0.25, 1.0]}
+    value = b'{"impression_id":7,"ts":1700000000000,"s":' + number + b"}"
+    assert decoder(click=shape).clicks([value], np.array([-1])).labels == [pytest.approx(label)]
+
+
+@pytest.mark.parametrize(
+    ("number", "expected"),
+    [
+        (None, Reason.NO_LABEL),
+        (b"null", Reason.NO_LABEL),
+        (b'"5"', Reason.BAD_LABEL),
+        (b"true", Reason.BAD_LABEL),
+        (b"[5]", Reason.BAD_LABEL),
+        (b"1.1e30", Reason.BAD_LABEL),
+        (b"-1" + b"0" * 31, Reason.BAD_LABEL),
+        (b"NaN", Reason.NOT_JSON),
+        (b"1e999", Reason.BAD_NUMBER),
+    ],
+)
+def test_a_click_without_a_number_that_can_be_used_is_rejected(number, expected) -> None:
+    value = b'{"impression_id":7,"ts":1700000000000' + (b',"stars":' + number if number else b"") + b"}"
+    found = decoder(click={"value": "stars"}).clicks([value], np.array([-1]))
+    assert (found.reasons, len(found.labels)) == ({0: expected}, 1)
+
+
+def test_no_scale_or_clip_makes_a_label_that_float32_cannot_hold() -> None:
+    value = b'{"impression_id":7,"ts":1700000000000,"stars":1e30}'
+    (label,) = decoder(click={"value": "stars", "scale": 1e9}).clicks([value], np.array([-1])).labels
+    assert np.isfinite(np.float32(label))
+
+
+@pytest.mark.parametrize(
+    ("shape", "message"),
+    [
+        ({"value": "s", "clip": [1.0, 1.0]}, "they must rise"),
+        ({"clip": [0.0, 1.0]}, "which is not set"),
+        ({"scale": 2.0}, "which is not set"),
+        ({"value": "s", "scale": 0.0}, "> 0"),
+    ],
+)
+def test_a_click_s_number_that_makes_no_sense_is_refused(shape, message) -> None:
+    with pytest.raises(msgspec.ValidationError, match=message):
+        decoder(click=shape)
+
+
 def test_where_things_lie_is_configured() -> None:
     shape = {"id": "meta.req.id", "time": "at", "features": "ctx", "weight": "meta.w", "score": "p"}
     value = b'{"meta":{"req":{"id":"x"},"w":2},"at":1700000000000,"ctx":{"a":1},"p":0.25}'

@@ -38,6 +38,7 @@ def facts_of(records: list[Record], first_offset: int = 0) -> Facts:
         np.array([[int(r.ident) % 3, int(r.ident)] for r in records], np.uint64).reshape(-1, 2),
         np.array([1 + int(r.ident) for r in records], np.float32),
         np.array([int(r.ident) / 1000 for r in records], np.float32),
+        np.array([r.label if r.kind == "click" else 0 for r in records], np.float32),
         Rows(
             ptr,
             np.array([f for row in rows for f in row[0]], np.uint16),
@@ -50,11 +51,14 @@ def facts_of(records: list[Record], first_offset: int = 0) -> Facts:
 class Run:
     """Feeds a merger and pending rows, and reads the operations back as the twin writes them."""
 
-    def __init__(self, window: int, grace: int, max_pending: int = 10**6) -> None:
-        self.config = JoinConfig(window_s=window / 1000, grace_s=grace / 1000, max_pending=max_pending)
+    def __init__(self, window: int, grace: int, max_pending: int = 10**6, unclicked: str = "zero") -> None:
+        self.config = JoinConfig(
+            window_s=window / 1000, grace_s=grace / 1000, max_pending=max_pending, unclicked=unclicked
+        )
         self.merger, self.pending = Merger(), Pending(self.config)
-        self.operations: list[tuple[str, str, int]] = []
+        self.operations: list[tuple[str, str, float]] = []
         self.kept: dict[str, float] = {}
+        self.shown: dict[str, int] = {}
 
     def take(self, at_end: set[Lane]) -> None:
         merged = self.merger.take(at_end)
@@ -74,9 +78,12 @@ class Run:
                 assert batch.weight[i] == 1 + int(ident)
                 if batch.learn[i]:
                     assert at_impression[i] == self.kept.pop(ident)
+                    assert batch.ts[i] == self.shown.pop(ident)
+                    assert batch.clicked[i] or batch.label[i] == 0
                 else:
-                    self.kept[ident] = p[i]
-                self.operations.append(("learn" if batch.learn[i] else "predict", ident, int(batch.label[i])))
+                    self.kept[ident], self.shown[ident] = p[i], int(batch.ts[i])
+                    assert (batch.clicked[i], batch.label[i]) == (False, 0)
+                self.operations.append(("learn" if batch.learn[i] else "predict", ident, float(batch.label[i])))
 
     def restart(self) -> None:
         """What a checkpoint and a new process do."""
@@ -100,8 +107,8 @@ def impression(ident: int, ts: int) -> Record:
     return Record("impression", str(ident), ts)
 
 
-def click(ident: int, ts: int) -> Record:
-    return Record("click", str(ident), ts)
+def click(ident: int, ts: int, label: float = 1.0) -> Record:
+    return Record("click", str(ident), ts, label)
 
 
 def test_a_click_within_the_window_makes_a_positive() -> None:
@@ -160,6 +167,44 @@ def test_rows_that_came_out_of_order_leave_in_the_order_of_event_time() -> None:
     run = run_all([impression(1, 1050), impression(2, 1000), impression(3, 1060), impression(4, 1010)])
     run.use(run.pending.drain())
     assert [ident for kind, ident, _ in run.operations if kind == "learn"] == ["2", "4", "1", "3"]
+
+
+def test_the_label_is_what_the_first_click_in_merged_order_brings() -> None:
+    clicks = [click(1, 1030, 4.5), click(1, 1010, 2.0), click(1, 1105, 3.0)]
+    for records in ([impression(1, 1000), *clicks], [*clicks, impression(1, 1000)]):
+        run = run_all([*records, impression(2, 1130)])
+        assert run.operations[:2] == [("predict", "1", 0), ("learn", "1", 4.5)]
+        counts = run.pending.counts()
+        assert (counts["positives"], counts["duplicate_clicks"], counts["outside_window"]) == (1, 1, 1)
+
+
+def test_a_click_that_brings_zero_or_less_is_a_click_all_the_same() -> None:
+    run = run_all([impression(1, 1000), click(1, 1010, 0.0), click(1, 1011, 7.0), impression(2, 1000)])
+    run.use(run.pending.drain())
+    assert run.operations[2:] == [("learn", "1", 0.0), ("learn", "2", 0.0)]
+    assert run.pending.counts()["positives"] == 1
+    run = run_all([impression(1, 1000), click(1, 1010, -3.0), impression(2, 1110)])
+    assert ("learn", "1", -3.0) in run.operations
+
+
+def test_rows_without_a_click_are_not_learned_where_so_configured() -> None:
+    run = run_all([impression(1, 1000), impression(2, 1000), click(2, 1001, 5.0)], unclicked="skip")
+    run.use(run.pending.drain())
+    assert run.operations == [("predict", "1", 0), ("predict", "2", 0), ("learn", "2", 5.0)]
+    counts = run.pending.counts()
+    assert (counts["impressions"], counts["learned"], counts["unclicked"], run.pending.pending) == (2, 1, 1, 0)
+
+
+def test_the_state_of_a_version_without_labels_goes_on() -> None:
+    run = run_all([impression(1, 1000), click(1, 1001), impression(2, 1002), click(3, 1003)])
+    state = run.pending.state()
+    old = {name: array for name, array in state.items() if name != "clicked"}
+    old["label"], old["counters"] = state["clicked"], state["counters"][:12]
+    run.pending.restore(old)
+    now = run.pending.state()
+    assert {name: array.tobytes() for name, array in now.items()} == {
+        name: array.tobytes() for name, array in state.items()
+    }
 
 
 def test_draining_closes_all_windows() -> None:
@@ -245,6 +290,7 @@ records = st.builds(
     st.sampled_from(["impression", "impression", "click", "click", "reject"]),
     st.integers(0, 12).map(str),
     st.integers(1000, 1120),
+    st.sampled_from([0.0, 1.0, 2.5, -7.0]),
 ).map(lambda r: r._replace(ts=0) if r.kind == "reject" else r)
 
 
@@ -264,14 +310,17 @@ def streams(draw) -> dict[Lane, list[Record]]:
     st.integers(0, 40),
     st.integers(0, 20),
     st.sampled_from([3, 6, 10**6]),
+    st.sampled_from(["zero", "skip"]),
     st.lists(st.tuples(st.integers(0, 3), st.integers(1, 5), st.booleans()), max_size=40),
 )
-def test_any_batches_and_any_restarts_give_what_the_slow_twin_gives(lanes, window, grace, most, script) -> None:
-    twin = Join(window, grace, most)
+def test_any_batches_and_any_restarts_give_what_the_slow_twin_gives(
+    lanes, window, grace, most, unclicked, script
+) -> None:
+    twin = Join(window, grace, most, unclicked == "zero")
     for key, record in merge(lanes):
         twin.record(key, record)
 
-    run = Run(window, grace, most)
+    run = Run(window, grace, most, unclicked)
     names = list(lanes)
     run.merger.assign(dict.fromkeys(names, 0))
     read = dict.fromkeys(names, 0)

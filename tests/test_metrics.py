@@ -8,7 +8,7 @@ import pytest
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
-from online_fm.telemetry.metrics import MOMENTS, OUTCOMES, REFUSALS, SPANS, STATES, ServeMetrics, WorkerMetrics
+from online_fm.telemetry.metrics import MOMENTS, OUTCOMES, REFUSALS, SCORES, SPANS, STATES, ServeMetrics, WorkerMetrics
 
 SCORED = {"log_loss": 0.61, "auc": 0.71, "auc_error": 1e-4, "normalized_entropy": 0.93, "calibration": 1.02, "ctr": 0.4}
 
@@ -39,7 +39,7 @@ def test_counts_of_several_batches_add_up(worker):
 
 
 def test_every_outcome_is_there_from_the_start_so_that_its_first_increase_is_a_rate(worker, serving):
-    assert [value(worker, "events_total", outcome=outcome) for outcome in OUTCOMES] == [0] * 13
+    assert [value(worker, "events_total", outcome=outcome) for outcome in OUTCOMES] == [0] * 14
     assert [value(worker, "log_loss_nats_total", moment=moment) for moment in MOMENTS] == [0] * 3
     assert [value(serving, "serve_load_failures_total", reason=reason) for reason in REFUSALS] == [0, 0]
 
@@ -50,7 +50,7 @@ def test_a_label_outside_its_set_makes_no_series(worker, serving):
     with pytest.raises(KeyError):
         worker.quality("impression", "hour", SCORED)
     with pytest.raises(KeyError):
-        worker.loss("click", nats=1.0, weight=1.0, examples=1)
+        worker.loss("click", total=1.0, weight=1.0, examples=1)
     with pytest.raises(KeyError):
         serving.load_failed("sha256 of tensor v differs")
     assert b"lerned" not in generate_latest(worker.registry)
@@ -90,12 +90,33 @@ def test_a_score_that_is_not_defined_yet_is_exposed_as_nan(worker):
 
 
 def test_log_loss_of_any_span_of_time_is_a_quotient_of_two_counters(worker):
-    worker.loss("learning", nats=60.0, weight=100.0, examples=90)
+    worker.loss("learning", total=60.0, weight=100.0, examples=90)
     before = value(worker, "log_loss_nats_total", moment="learning")
-    worker.loss("learning", nats=25.0, weight=50.0, examples=50)
+    worker.loss("learning", total=25.0, weight=50.0, examples=50)
     nats = value(worker, "log_loss_nats_total", moment="learning") - before
     assert nats / (value(worker, "log_loss_weight_total", moment="learning") - 100.0) == 0.5
     assert value(worker, "examples_total", moment="learning") == 140
+
+
+@pytest.mark.parametrize(
+    ("loss", "scores", "total", "weight"),
+    [
+        ("squared", {"rmse": 0.9, "mae": 0.6, "r2": 0.2, "calibration": 1.1}, "squared_error", "squared_error_weight"),
+        ("hinge", {"hinge_loss": 0.4, "auc": 0.8, "auc_error": 0.001}, "hinge", "hinge_weight"),
+    ],
+)
+def test_a_worker_has_series_of_its_own_loss_only(loss, scores, total, weight):
+    worker = WorkerMetrics(CollectorRegistry(), loss)
+    worker.quality("learning", "window", scores)
+    worker.loss("learning", total=30.0, weight=20.0, examples=10)
+    exposed = {SCORES[score]: number for score, number in scores.items()}
+    labels = {"moment": "learning", "span": "window"}
+    assert {name: value(worker, name, **labels) for name in exposed} == exposed
+    others = set(SCORES.values()) - exposed.keys()
+    assert [value(worker, name, **labels) for name in others] == [None] * len(others)
+    sums = [value(worker, f"{name}_total", moment="learning") for name in (total, weight, "examples")]
+    assert sums == [30, 20, 10]
+    assert value(worker, "log_loss_nats_total", moment="learning") is None
 
 
 def test_the_state_is_asked_for_at_each_scrape(worker):

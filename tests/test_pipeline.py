@@ -200,8 +200,55 @@ def impression(ident: int, ts: int, features: dict[str, object] | None = None) -
     return msgspec.json.encode({"impression_id": ident, "ts": ts, "features": features or {"user": f"u{ident % 5}"}})
 
 
-def click(ident: int, ts: int) -> bytes:
-    return msgspec.json.encode({"impression_id": ident, "ts": ts})
+def click(ident: int, ts: int, **more: object) -> bytes:
+    return msgspec.json.encode({"impression_id": ident, "ts": ts, **more})
+
+
+WATCHED = ("events.click={value: watched_s, scale: 0.01, clip: [0.0, 1.0]}",)
+
+
+def watched() -> MemorySource:
+    """Ten impressions; 0 to 4 were watched for 0, 40, 80, 120 and 160 s, the last one for a time that is not said."""
+    a, b = TopicPartition("impressions", 0), TopicPartition("clicks", 0)
+    clicks = [click(i, START_MS + i, watched_s=40 * i) for i in range(5)]
+    shown = [impression(i, START_MS + i) for i in range(10)]
+    return MemorySource({a: shown, b: [*clicks, click(9, START_MS + 9), click(0, START_MS + 9, watched_s=100)]})
+
+
+def test_the_number_that_a_click_brings_is_the_label() -> None:
+    learner = pipeline(*WATCHED)
+    read_all(learner, watched())
+    learner.drain()
+    scores, counts = learner.quality["learning"].since_start(), learner.counts()
+    assert scores.ctr == pytest.approx((0 + 0.4 + 0.8 + 1.0 + 1.0) / 10)
+    assert (counts["learned"], counts["positives"], counts["duplicate_clicks"]) == (10, 5, 1)
+    assert learner.rejected() == {"no_label": 1}
+
+
+def test_rows_without_a_number_are_neither_learned_nor_judged_where_so_configured() -> None:
+    learner = pipeline(*WATCHED, "join.unclicked=skip")
+    read_all(learner, watched())
+    learner.drain()
+    scores, counts = learner.quality["learning"].since_start(), learner.counts()
+    assert (scores.examples, scores.ctr) == (5, pytest.approx(3.2 / 5))
+    assert (counts["impressions"], counts["learned"], counts["unclicked"], learner.pending) == (10, 5, 5, 0)
+
+
+@pytest.mark.parametrize("steps", range(1, 17, 3))
+def test_numbers_that_wait_survive_a_restart(steps) -> None:
+    whole = pipeline(*WATCHED)
+    read_all(whole, watched())
+    whole.drain()
+    stream, learner = watched(), pipeline(*WATCHED)
+    learner.assign(stream.positions())
+    for _ in range(steps):
+        learner.step(stream.poll(1, 0), now_ms=0)
+    state, learner, stream = learner.state(), pipeline(*WATCHED), watched()
+    learner.restore(state)
+    stream.seek(learner.offsets())
+    read_all(learner, stream)
+    learner.drain()
+    assert fingerprint(learner) == fingerprint(whole)
 
 
 def test_a_replay_of_a_stream_that_never_ends_stops_where_it_ended_at_the_start() -> None:

@@ -25,6 +25,8 @@ ASKED = {
     ]
 }
 
+OF_OTHER_LOSSES = ("squared_error", "hinge", "rmse", "mae", "r2")  # no series where clicks are learned by log loss
+
 pytestmark = pytest.mark.skipif(
     not shutil.which("prometheus"), reason="prometheus (Debian's package of that name) is not installed"
 )
@@ -133,7 +135,9 @@ def eventually(ask, within_s: float):
 @pytest.mark.usefixtures("loop")
 def test_every_panel_of_the_dashboard_gets_an_answer_and_no_alert_cannot_be_evaluated(prometheus, ports):
     dashboard = json.loads((ROOT / "dashboards" / "online_fm.json").read_text())
-    queries = {target["expr"] for panel in dashboard["panels"] if panel["type"] != "row" for target in panel["targets"]}
+    panels = [panel for panel in dashboard["panels"] if panel["type"] != "row"]
+    queries = {target["expr"] for panel in panels for target in panel["targets"]}
+    queries -= {query for query in queries if any(f"online_fm_{name}" in query for name in OF_OTHER_LOSSES)}
     model = f"http://127.0.0.1:{ports['serve:8080']}/v2/models/ctr"
     assert eventually(lambda: up(prometheus), within_s=120)
     unanswered = set(queries)

@@ -20,8 +20,16 @@ def examples(n: int, rate_logit: float, spread: float = 1.0, seed: int = 0, shif
     return (1 / (1 + np.exp(-m))).astype(np.float32), label.astype(np.float32), np.ones(n, np.float32)
 
 
-def quality_of(p, label, weight, window: int = 100_000) -> Quality:
-    quality = Quality(window)
+def numbers(n: int, seed: int = 0):
+    """Predictions of numbers, the numbers, and weights."""
+    rng = np.random.default_rng(seed)
+    label = rng.gamma(2.0, 30.0, n)
+    weight = rng.choice([0.5, 1.0, 3.0], n)
+    return (label + rng.normal(5, 20, n)).astype(np.float32), label.astype(np.float32), weight.astype(np.float32)
+
+
+def quality_of(p, label, weight, window: int = 100_000, loss: str = "log") -> Quality:
+    quality = Quality(window, loss)
     quality.observe(p, label, weight)
     return quality
 
@@ -110,6 +118,89 @@ def test_what_is_not_defined_is_nan():
     one_class = quality_of(*(np.array([x], np.float32) for x in (0.3, 0, 1))).since_start()
     assert one_class.log_loss == pytest.approx(-math.log(0.7), rel=1e-6)
     assert all(math.isnan(x) for x in (one_class.auc, one_class.normalized_entropy, one_class.calibration))
+
+
+def test_errors_of_numbers_are_those_worked_out_by_hand():
+    p, label = np.array([1.0, 3.0, 100.0], np.float32), np.array([2.0, 5.0, -1.0], np.float32)
+    scores = quality_of(p, label, np.array([3.0, 1.0, 0.0], np.float32), loss="squared").since_start()
+    mean = 11 / 4
+    assert (scores.examples, scores.weight, scores.ctr) == (2, 4.0, mean)
+    assert (scores.mse, scores.rmse, scores.mae) == (7 / 4, math.sqrt(7 / 4), 5 / 4)
+    assert scores.r2 == pytest.approx(1 - 7 / (3 * (2 - mean) ** 2 + (5 - mean) ** 2), rel=1e-12)
+    assert scores.calibration == 6 / 11
+    ranked = (scores.log_loss, scores.log_loss_sum, scores.auc, scores.auc_error, scores.normalized_entropy)
+    assert all(math.isnan(x) for x in (*ranked, scores.hinge_loss))
+
+
+def test_errors_of_numbers_equal_river_s():
+    from river import metrics
+
+    p, label, weight = numbers(2000)
+    theirs = metrics.MSE(), metrics.RMSE(), metrics.MAE(), metrics.R2()
+    for y, m, w in zip(label.tolist(), p.tolist(), weight.tolist(), strict=True):
+        for metric in theirs:
+            metric.update(y, m, w)
+    scores = quality_of(p, label, weight, loss="squared").since_start()
+    assert [scores.mse, scores.rmse, scores.mae] == pytest.approx([metric.get() for metric in theirs[:3]], rel=1e-9)
+    assert scores.r2 == pytest.approx(theirs[3].get(), rel=1e-3)
+
+
+def test_r2_of_always_saying_the_mean_is_zero():
+    _, label, weight = numbers(5000)
+    mean = np.full(5000, np.average(label.astype(np.float64), weights=weight), np.float32)
+    assert quality_of(mean, label, weight, loss="squared").since_start().r2 == pytest.approx(0.0, abs=1e-9)
+
+
+def test_hinge_loss_counts_what_is_within_the_margin_or_on_its_wrong_side():
+    margin, label = np.array([2.0, 0.25, -0.5, -3.0], np.float32), np.array([1, 1, 1, 0], np.float32)
+    scores = quality_of(margin, label, np.array([1, 2, 1, 4], np.float32), loss="hinge").since_start()
+    assert scores.hinge_loss == (0 + 2 * 0.75 + 1.5 + 0) / 8
+    assert scores.auc == 1.0
+    assert all(math.isnan(x) for x in (scores.log_loss, scores.calibration, scores.normalized_entropy, scores.mse))
+
+
+def test_auc_by_margin_equals_the_exact_rank_statistic_within_its_stated_error():
+    rng = np.random.default_rng(3)
+    margin = rng.normal(-0.5, 0.6, 200_000).astype(np.float32)
+    label = (rng.random(200_000) < 1 / (1 + np.exp(-4 * margin))).astype(np.float32)
+    scores = quality_of(margin, label, np.ones(200_000, np.float32), loss="hinge").since_start()
+    assert abs(scores.auc - rank_auc(margin, label)) <= scores.auc_error < 0.001
+
+
+def test_margins_of_any_size_are_ranked():
+    margin, label = np.array([np.inf, 3e38, -3e38], np.float32), np.array([1, 1, 0], np.float32)
+    assert quality_of(margin, label, np.ones(3, np.float32), loss="hinge").since_start().auc == 1.0
+
+
+@pytest.mark.parametrize("loss", ["squared", "hinge"])
+def test_other_losses_have_windows_marks_and_states_too(loss):
+    p, label, weight = numbers(5000)
+    if loss == "hinge":
+        p, label = p / 50 - 1, (label > 50).astype(np.float32)
+    whole, first, second = quality_of(p, label, weight, 1000, loss), Quality(1000, loss), Quality(1000, loss)
+    first.observe(p[:3333], label[:3333], weight[:3333])
+    mark = first.mark()
+    second.restore(first.state())
+    for i in range(3333, 5000, 7):
+        second.observe(p[i : min(i + 7, 5000)], label[i : min(i + 7, 5000)], weight[i : min(i + 7, 5000)])
+    assert as_bytes(second) == as_bytes(whole)
+    after, alone = second.since(mark), quality_of(p[3333:], label[3333:], weight[3333:], loss=loss).since_start()
+    names = ("mse", "mae", "r2") if loss == "squared" else ("hinge_loss", "auc")
+    assert [getattr(after, x) for x in names] == pytest.approx([getattr(alone, x) for x in names], rel=1e-9)
+    last = quality_of(p[-1000:], label[-1000:], weight[-1000:], loss=loss).since_start()
+    assert [getattr(whole.window(), x) for x in names] == pytest.approx([getattr(last, x) for x in names], rel=1e-9)
+
+
+@pytest.mark.parametrize("loss", ["squared", "hinge"])
+def test_nothing_judged_yet_is_nan_for_other_losses_too(loss):
+    empty = Quality(100, loss).since_start()
+    assert all(math.isnan(x) for x in (empty.mse, empty.rmse, empty.mae, empty.r2, empty.hinge_loss, empty.auc))
+
+
+def test_a_state_of_another_loss_is_refused_by_name():
+    state = quality_of(*examples(50, -2.0)).state()
+    with pytest.raises(ValueError, match=r"^sums: float64\[7\] is needed"):
+        Quality(100_000, "squared").restore(state)
 
 
 def test_scores_do_not_depend_on_the_batches_bit_for_bit():

@@ -17,7 +17,7 @@ from online_fm.features.spec import Bounds, FeaturesConfig, Multi
 from online_fm.simulate import FileSink, SimulateConfig, Simulator, run
 from online_fm.simulate.kafka_sink import ConfluentSink, KafkaPythonSink
 from online_fm.simulate.malformed import CLICK_FAULTS, IMPRESSION_FAULTS, Fault, spoiled
-from online_fm.simulate.truth import AGE_BOUNDS, PRICE_BOUNDS
+from online_fm.simulate.shop import AGE_BOUNDS, PRICE_BOUNDS
 
 START_MS = 1_700_000_000_000
 QUIET = {"duplicate_rate": 0.0, "out_of_order_rate": 0.0, "malformed_rate": 0.0, "orphan_rate": 0.0}

@@ -95,3 +95,15 @@ def test_rejects_go_to_the_dead_letter_topic_with_their_coordinates(tmp_path, ka
         )
         assert records(events=EVENTS)[place][int(headers["offset"])] == message.value()
         assert headers["reason"]
+
+
+@pytest.mark.parametrize("kind", ["kafka_python", "confluent"])
+def test_a_comparison_reads_topics_up_to_where_they_end(tmp_path, kafka, run, kind) -> None:
+    folder, _ = on_kafka(tmp_path, kafka, kind)
+    said = run("replay", "-c", folder.config, "--grid", "join.window_s=20,10", "--json").last["configurations"]
+    read = sum(map(len, records(events=EVENTS).values()))
+    assert [each["read"] for each in said] == [read, read]
+    learner = pipeline()
+    read_all(learner, source(events=EVENTS))
+    hashes = {each["differs"]["join.window_s"]: each["state_hash"] for each in said}
+    assert hashes[20.0] == learner.learner.state_hash() != hashes[10.0]

@@ -21,11 +21,12 @@ REJECT, IMPRESSION, CLICK = 0, 1, 2
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """n records: kind u8[n], offset, ts, moves_to i64[n], ident u64[n, 2], weight f32[n], score f32[n], n rows.
+    """n records: kind u8[n], offset, ts, moves_to i64[n], ident u64[n, 2], weight, score, label f32[n], n rows.
 
     ts is the event time in ms; moves_to is the time in ms that the record may move its partition to: the event time,
     but not beyond the record's own timestamp, so that one device with a fast clock does not make all others late.
-    Rejects have 0 for both; clicks and rejects have empty rows. A score that was not served is NaN.
+    Rejects have 0 for both; clicks and rejects have empty rows. A score that was not served is NaN. The label is what a
+    click brings; others have 0.
     """
 
     kind: NDArray[np.uint8]
@@ -35,6 +36,7 @@ class Facts:
     ident: NDArray[np.uint64]
     weight: NDArray[np.float32]
     score: NDArray[np.float32]
+    label: NDArray[np.float32]
     rows: Rows
 
     def __len__(self) -> int:
@@ -50,6 +52,7 @@ class Facts:
             self.ident[order],
             self.weight[order],
             self.score[order],
+            self.label[order],
             take_rows(self.rows, order),
         )
 
@@ -66,6 +69,7 @@ class Facts:
             np.concatenate([part.ident for part in parts]),
             np.concatenate([part.weight for part in parts]),
             np.concatenate([part.score for part in parts]),
+            np.concatenate([part.label for part in parts]),
             concatenate_rows([part.rows for part in parts]),
         )
 

@@ -1,6 +1,6 @@
 """The join's arrays and the compiled loop over them.
 
-An entry is one 64-byte record in a ring; `entry` is its running number, its place `entry & mask`. It is found by the
+An entry is one 56-byte record in a ring; `entry` is its running number, its place `entry & mask`. It is found by the
 128-bit hash of its id through an open-addressing table (linear probing, backward-shift deletion, never more than half
 full). Its features lie in a second ring. Entries leave in the order of (event time, arrival): those that came in that
 order are met by walking along the ring, the others wait in a binary heap, so the usual case costs a step and the
@@ -51,17 +51,18 @@ class S(IntEnum):
     LATE_CLICKS = 9
     OUTSIDE_WINDOW = 10
     DROPPED_CLICKS = 11
-    STREAM = 12
-    PENDING = 13
-    WAITING_CLICKS = 14
-    BASE = 15  # the ring's oldest entry
-    NEXT = 16  # the number of the entry that comes next
-    CURSOR = 17  # how far the walk along the ring has come
-    TAIL = 18  # the event time that an entry must reach to have come in order
-    HEAP = 19  # entries in the heap
-    FEATURES_BASE = 20
-    FEATURES_NEXT = 21
-    WIDEST = 22  # the most features of an entry
+    UNCLICKED = 12  # released and, by configuration, not learned; counters of older checkpoints end before it
+    STREAM = 13
+    PENDING = 14
+    WAITING_CLICKS = 15
+    BASE = 16  # the ring's oldest entry
+    NEXT = 17  # the number of the entry that comes next
+    CURSOR = 18  # how far the walk along the ring has come
+    TAIL = 19  # the event time that an entry must reach to have come in order
+    HEAP = 20  # entries in the heap
+    FEATURES_BASE = 21
+    FEATURES_NEXT = 22
+    WIDEST = 23  # the most features of an entry
 
 
 COUNTERS = tuple(place.name.lower() for place in S if place < S.STREAM)
@@ -76,8 +77,9 @@ ENTRY = np.dtype(
         ("p", np.float32),
         ("weight", np.float32),
         ("score", np.float32),
+        ("label", np.float32),  # of an impression: 0 until a click brings another
         ("kind", np.uint8),  # GONE, IMPRESSION or CLICK
-        ("label", np.uint8),
+        ("clicked", np.uint8),
         ("early", np.uint8),  # came before its turn: waits in the heap
     ],
     align=True,
@@ -108,12 +110,14 @@ class Store(NamedTuple):
 class Out(NamedTuple):
     """What one call gives: operations in order, `size[0]` of them, with `size[1]` features.
 
-    size i64[2]; learn bool, entry i64, label f32, weight f32, score f32; rows: ptr i64, fld u16, key u32, val f32.
+    size i64[2]; learn, clicked bool, entry, ts i64, label, weight, score f32; rows: ptr i64, fld u16, key u32, val f32.
     """
 
     size: Array
     learn: Array
+    clicked: Array
     entry: Array
+    ts: Array
     label: Array
     weight: Array
     score: Array
@@ -124,11 +128,12 @@ class Out(NamedTuple):
 
 
 class Limits(NamedTuple):
-    """Window and horizon in ms, and how many entries may wait."""
+    """Window and horizon in ms, how many entries may wait, and whether a row without a click is learned."""
 
     window: int
     horizon: int
     max_pending: int
+    unclicked: bool
 
 
 @njit(cache=True)
@@ -268,12 +273,13 @@ def _first(store: Store) -> int:
 
 
 @njit(cache=True)
-def _emit(entry: int, learn: bool, features: int, label: int, weight: float, score: float, out: Out) -> None:
-    """Add an operation; its `features` have been written already."""
+def _emit(entry: int, learn: bool, e: Any, out: Out) -> None:
+    """Add an operation on an entry; its features have been written already."""
     i = out.size[0]
-    out.learn[i], out.entry[i], out.label[i], out.weight[i], out.score[i] = learn, entry, label, weight, score
+    out.learn[i], out.entry[i], out.ts[i], out.weight[i], out.score[i] = learn, entry, e.ts, e.weight, e.score
+    out.clicked[i], out.label[i] = (e.clicked == 1, e.label) if learn else (False, np.float32(0.0))
     out.size[0] += 1
-    out.size[1] += features
+    out.size[1] += e.nnz
     out.ptr[i + 1] = out.size[1]
 
 
@@ -283,7 +289,7 @@ def _full(features: int, out: Out) -> bool:
 
 
 @njit(cache=True)
-def _release(horizon: int, store: Store, out: Out) -> bool:
+def _release(limits: Limits, store: Store, out: Out) -> bool:
     """Let go all that is due, in order; False where the output is full before that."""
     s = store.state
     ring = len(store.entries) - 1
@@ -293,10 +299,12 @@ def _release(horizon: int, store: Store, out: Out) -> bool:
         if entry < 0:
             return True
         e = store.entries[entry & ring]
-        if e.ts + horizon > s[S.STREAM]:
+        if e.ts + limits.horizon > s[S.STREAM]:
             return True
         if e.kind == CLICK:
             s[S.ORPHANS] += 1
+        elif e.clicked == 0 and not limits.unclicked:
+            s[S.UNCLICKED] += 1
         else:
             if _full(e.nnz, out):
                 return False
@@ -304,9 +312,9 @@ def _release(horizon: int, store: Store, out: Out) -> bool:
             for j in range(e.nnz):
                 place = (e.start + j) & mask
                 out.fld[to + j], out.key[to + j], out.val[to + j] = store.fld[place], store.key[place], store.val[place]
-            _emit(entry, True, e.nnz, e.label, e.weight, e.score, out)
+            _emit(entry, True, e, out)
             s[S.LEARNED] += 1
-            s[S.POSITIVES] += e.label
+            s[S.POSITIVES] += e.clicked
         last = len(store.table) - 1
         at = _home(e.id0, last)
         while store.table[at] != entry:
@@ -315,7 +323,7 @@ def _release(horizon: int, store: Store, out: Out) -> bool:
 
 
 @njit(cache=True)
-def _click(ts: int, id0: Any, id1: Any, store: Store, limits: Limits) -> None:
+def _click(ts: int, id0: Any, id1: Any, label: float, store: Store, limits: Limits) -> None:
     """One click: it labels its impression, or waits for it, or is counted."""
     s = store.state
     s[S.CLICKS] += 1
@@ -328,10 +336,10 @@ def _click(ts: int, id0: Any, id1: Any, store: Store, limits: Limits) -> None:
         e = store.entries[store.table[at] & ring]
         if not e.ts <= ts <= e.ts + limits.window:
             s[S.OUTSIDE_WINDOW] += 1
-        elif e.label == 1:
+        elif e.clicked == 1:
             s[S.DUPLICATE_CLICKS] += 1
         else:
-            e.label = 1
+            e.clicked, e.label = 1, label
     elif _find(CLICK, id0, id1, ts, store) >= 0 or _waiting(id0, id1, store) >= SAME_ID:
         s[S.DUPLICATE_CLICKS] += 1
     elif s[S.PENDING] + s[S.WAITING_CLICKS] >= limits.max_pending:
@@ -339,30 +347,30 @@ def _click(ts: int, id0: Any, id1: Any, store: Store, limits: Limits) -> None:
     else:
         e = store.entries[s[S.NEXT] & ring]
         e.ts, e.id0, e.id1, e.kind = ts, id0, id1, CLICK
-        e.start, e.nnz, e.label = s[S.FEATURES_NEXT], 0, 0
+        e.start, e.nnz, e.clicked, e.label = s[S.FEATURES_NEXT], 0, 0, label
         e.p, e.weight, e.score = 0, 0, 0
         s[S.NEXT] += 1
         _enter(s[S.NEXT] - 1, store)
 
 
 @njit(cache=True)
-def _claim(ts: int, id0: Any, id1: Any, store: Store, window: int) -> int:
-    """The label that the clicks which came before their impression give it; they leave."""
+def _claim(ts: int, id0: Any, id1: Any, store: Store, window: int) -> tuple[int, float]:
+    """Whether clicks that came before their impression count for it, and the first one's label; they leave."""
     s = store.state
-    label = 0
+    clicked, label = 0, 0.0
     while s[S.WAITING_CLICKS] > 0:
         at = _find(CLICK, id0, id1, -1, store)
         if at < 0:
             break
-        clicked = store.entries[store.table[at] & (len(store.entries) - 1)].ts
-        _leave(at, store)
-        if not ts <= clicked <= ts + window:
+        e = store.entries[store.table[at] & (len(store.entries) - 1)]
+        if not ts <= e.ts <= ts + window:
             s[S.OUTSIDE_WINDOW] += 1
-        elif label == 1:
+        elif clicked == 1:
             s[S.DUPLICATE_CLICKS] += 1
         else:
-            label = 1
-    return label
+            clicked, label = 1, e.label
+        _leave(at, store)
+    return clicked, label
 
 
 @njit(cache=True)
@@ -390,6 +398,7 @@ def join(
     ident: Array,
     weight: Array,
     score: Array,
+    label: Array,
     rows: tuple[Array, Array, Array, Array],
     store: Store,
     limits: Limits,
@@ -402,22 +411,22 @@ def join(
     out.size[:] = 0
     for i in range(at, len(kind)):
         s[S.STREAM] = max(s[S.STREAM], key[i])
-        if not _release(limits.horizon, store, out):
+        if not _release(limits, store, out):
             return i
         id0, id1 = ident[i, 0], ident[i, 1]
         if kind[i] == CLICK:
-            _click(ts[i], id0, id1, store, limits)
+            _click(ts[i], id0, id1, label[i], store, limits)
         elif kind[i] == IMPRESSION:
             nnz = ptr[i + 1] - ptr[i]
             if _full(nnz, out):
                 return i
             if _refused(ts[i], id0, id1, store, limits):
                 continue
-            label = _claim(ts[i], id0, id1, store, limits.window)
+            clicked, brought = _claim(ts[i], id0, id1, store, limits.window)
             entry = s[S.NEXT]
             e = store.entries[entry & ring]
             e.ts, e.id0, e.id1, e.kind = ts[i], id0, id1, IMPRESSION
-            e.start, e.nnz, e.label = s[S.FEATURES_NEXT], nnz, label
+            e.start, e.nnz, e.clicked, e.label = s[S.FEATURES_NEXT], nnz, clicked, brought
             e.p, e.weight, e.score = np.nan, weight[i], score[i]
             to = out.size[1]
             for j in range(nnz):
@@ -425,7 +434,7 @@ def join(
                 store.fld[place] = out.fld[to + j] = fld[ptr[i] + j]
                 store.key[place] = out.key[to + j] = feature[ptr[i] + j]
                 store.val[place] = out.val[to + j] = val[ptr[i] + j]
-            _emit(entry, False, nnz, 0, weight[i], score[i], out)
+            _emit(entry, False, e, out)
             s[S.FEATURES_NEXT] += nnz
             s[S.NEXT] += 1
             _enter(entry, store)
@@ -433,25 +442,25 @@ def join(
 
 
 @njit(cache=True, nogil=True)
-def advance(stream: int, horizon: int, store: Store, out: Out) -> bool:
+def advance(stream: int, limits: Limits, store: Store, out: Out) -> bool:
     """Move stream time on without a record; False where `out` is full before all that is due has left."""
     store.state[S.STREAM] = max(store.state[S.STREAM], stream)
     out.size[:] = 0
-    return _release(horizon, store, out)
+    return _release(limits, store, out)
 
 
 @njit(cache=True, nogil=True)
-def keep(learn: Array, entry: Array, p: Array, store: Store, kept: Array) -> None:
-    """Store predictions of arriving rows; give those of the released ones in `kept`.
+def keep(learn: Array, entry: Array, p: Array, ring: Array, kept: Array) -> None:
+    """Store predictions of arriving rows in `ring`, f32[c] by place; give those of the released ones in `kept`.
 
     In order, so that a place of the ring that was used again meanwhile is read before it is written.
     """
-    ring = len(store.entries) - 1
+    mask = len(ring) - 1
     for i in range(len(learn)):
         if learn[i]:
-            kept[i] = store.entries[entry[i] & ring].p
+            kept[i] = ring[entry[i] & mask]
         else:
-            store.entries[entry[i] & ring].p = p[i]
+            ring[entry[i] & mask] = p[i]
 
 
 @njit(cache=True, nogil=True)

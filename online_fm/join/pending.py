@@ -1,7 +1,9 @@
 """Pending rows: impressions whose label is not known yet, and clicks whose impression has not come yet.
 
 A row is positive if a click with `impression.ts <= click.ts <= impression.ts + window` was read before the row was
-released, else negative; it is released when stream time reaches `impression.ts + window + grace`.
+released, else negative; it is released when stream time reaches `impression.ts + window + grace`. A positive row's
+label is what its click brings, 1 unless the events say otherwise: of several clicks the first in merged order counts.
+A negative row's label is 0, or it is not learned at all.
 
 An impression is late if its window and grace are over when it comes; it is counted and not kept. A click that finds no
 impression waits as an entry of its own until no impression could claim it any more, then it is an orphan. A click
@@ -15,7 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from msgspec import Meta, Struct
@@ -23,6 +25,7 @@ from numpy.typing import NDArray
 
 from online_fm.features.batch import Rows
 from online_fm.join import kernel
+from online_fm.join.facts import CLICK
 from online_fm.join.kernel import COUNTERS, ENTRY, GONE, Limits, Out, S, Store
 from online_fm.join.merge import Merged
 
@@ -35,15 +38,17 @@ class JoinConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     `window_s` after its impression a click still counts; `grace_s` longer records may come late. Both classes are
     released together at the end, because releasing positives at the click teaches a wrong base rate after every start.
     A longer window misses fewer clicks and learns later, and a model that learns later predicts worse: no longer than
-    most clicks take.
+    most clicks take. `unclicked`: what a row without a click is: `zero`, an example whose label is 0, or `skip`, none
+    at all, as ratings want it: who gave no stars did not give none.
     """
 
     window_s: Annotated[float, Meta(ge=0, le=1e8)] = 600.0
     grace_s: Annotated[float, Meta(ge=0, le=1e8)] = 10.0
     max_pending: Annotated[int, Meta(ge=1, le=2**31)] = 10_000_000
+    unclicked: Literal["zero", "skip"] = "zero"
 
 
-_COLUMNS = ("ts", "id0", "id1", "nnz", "p", "weight", "score", "kind", "label")
+_COLUMNS = ("ts", "id0", "id1", "nnz", "p", "weight", "score", "label", "kind", "clicked")
 _OPERATIONS = 16_384  # of one batch: large enough that a call costs nothing, small enough to stay in the cache
 
 
@@ -51,15 +56,17 @@ _OPERATIONS = 16_384  # of one batch: large enough that a call costs nothing, sm
 class Batch:
     """n operations in order: rows to predict as their impressions arrive, rows to learn as they are released.
 
-    learn bool[n]; label f32[n], 0 where not learn; weight f32[n]; score f32[n], NaN where none was served; entry i64[n]
-    is the join's own.
+    learn bool[n]; clicked bool[n] and label f32[n], 0 where not learn; weight f32[n]; score f32[n], NaN where none was
+    served; ts i64[n]: event time in ms; entry i64[n] is the join's own.
     """
 
     rows: Rows
     learn: NDArray[np.bool_]
+    clicked: NDArray[np.bool_]
     label: NDArray[np.float32]
     weight: NDArray[np.float32]
     score: NDArray[np.float32]
+    ts: NDArray[np.int64]
     entry: NDArray[np.int64]
 
     def __len__(self) -> int:
@@ -67,12 +74,18 @@ class Batch:
 
 
 class Pending:
-    """The join's state and its one operation, `run`."""
+    """The join's state and its one operation, `run`.
 
-    def __init__(self, config: JoinConfig) -> None:
+    learners: how many predict each arriving row. What the first one says of it is part of the state, what the others
+    say is kept beside it and not restored.
+    """
+
+    def __init__(self, config: JoinConfig, learners: int = 1) -> None:
         window = round(config.window_s * 1000)
-        self._limits = Limits(window, window + round(config.grace_s * 1000), config.max_pending)
+        horizon = window + round(config.grace_s * 1000)
+        self._limits = Limits(window, horizon, config.max_pending, config.unclicked == "zero")
         self._store = _new_store(1024, 16_384)
+        self._others = np.full((learners - 1, 1024), np.nan, np.float32)
 
     @property
     def stream_time_ms(self) -> int:
@@ -107,6 +120,7 @@ class Pending:
                 facts.ident,
                 facts.weight,
                 facts.score,
+                facts.label,
                 (rows.ptr, rows.fld, rows.key, rows.val),
                 self._store,
                 self._limits,
@@ -119,7 +133,7 @@ class Pending:
         out = _new_out(0, self._store)
         done = False
         while not done:
-            done = kernel.advance(stream_time_ms, self._limits.horizon, self._store, out)
+            done = kernel.advance(stream_time_ms, self._limits, self._store, out)
             yield _batch(out)
 
     def drain(self) -> Iterator[Batch]:
@@ -128,10 +142,11 @@ class Pending:
         last = int(entries["ts"].max(where=entries["kind"] != GONE, initial=0))
         yield from self.advance(max(self.stream_time_ms, last + self._limits.horizon))
 
-    def predicted(self, batch: Batch, p: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Keep the predictions made for arriving rows; give, for each released one, what was kept for it: f32[n]."""
+    def predicted(self, batch: Batch, p: NDArray[np.float32], learner: int = 0) -> NDArray[np.float32]:
+        """Keep a learner's predictions for arriving rows; give, for each released one, what was kept for it: f32[n]."""
         at_impression = np.full(len(batch), np.nan, np.float32)
-        kernel.keep(batch.learn, batch.entry, p, self._store, at_impression)
+        ring = self._others[learner - 1] if learner else self._store.entries["p"]
+        kernel.keep(batch.learn, batch.entry, p, ring, at_impression)
         return at_impression
 
     def state(self) -> dict[str, NDArray[np.generic]]:
@@ -150,7 +165,8 @@ class Pending:
 
     def restore(self, state: Mapping[str, NDArray[np.generic]]) -> None:
         """Take the place of the one whose `state` this was."""
-        self._store = _loaded(state, 0, 0)
+        self._store = _loaded(_with_clicks(state), 0, 0)
+        self._others = np.full((len(self._others), len(self._store.entries)), np.nan, np.float32)
 
     def _live(self) -> tuple[NDArray[np.void], NDArray[np.int64]]:
         """The entries' array, and the places in it of those that wait, in order of arrival."""
@@ -167,7 +183,10 @@ class Pending:
             or s[S.HEAP] + n > len(store.heap)
             or s[S.FEATURES_NEXT] - s[S.FEATURES_BASE] + features > len(store.fld)
         ):
+            kept = self._others[:, self._live()[1]]
             self._store = _loaded(self.state(), n, features)
+            self._others = np.full((len(kept), len(self._store.entries)), np.nan, np.float32)
+            self._others[:, : kept.shape[1]] = kept
 
 
 def _power(n: int) -> int:
@@ -187,11 +206,19 @@ def _new_store(entries: int, features: int) -> Store:
     )
 
 
+def _with_clicks(state: Mapping[str, NDArray[Any]]) -> Mapping[str, NDArray[Any]]:
+    """The state of a version whose clicks brought nothing but themselves, as it would be now."""
+    if "clicked" in state:
+        return state
+    label = np.where(state["kind"] == CLICK, 1, state["label"]).astype(np.float32)
+    return {**state, "clicked": state["label"], "label": label}
+
+
 def _loaded(state: Mapping[str, NDArray[np.generic]], more: int, more_features: int) -> Store:
     """A store that holds this state, with room for more."""
     n, features = len(state["ts"]), len(state["fld"])
     store = _new_store(_power(n + more), _power(features + more_features))
-    store.state[: len(COUNTERS)] = state["counters"]
+    store.state[: len(COUNTERS)][: len(state["counters"])] = state["counters"]
     store.state[S.STREAM] = state["stream_time_ms"][0]
     store.state[S.FEATURES_NEXT] = features
     for name in _COLUMNS:
@@ -211,7 +238,9 @@ def _new_out(widest: int, store: Store) -> Out:
     return Out(
         size=np.zeros(2, np.int64),
         learn=np.zeros(_OPERATIONS, np.bool_),
+        clicked=np.zeros(_OPERATIONS, np.bool_),
         entry=np.zeros(_OPERATIONS, np.int64),
+        ts=np.zeros(_OPERATIONS, np.int64),
         label=np.zeros(_OPERATIONS, np.float32),
         weight=np.zeros(_OPERATIONS, np.float32),
         score=np.zeros(_OPERATIONS, np.float32),
@@ -225,4 +254,5 @@ def _new_out(widest: int, store: Store) -> Out:
 def _batch(out: Out) -> Batch:
     n, nnz = out.size.tolist()
     rows = Rows(out.ptr[: n + 1], out.fld[:nnz], out.key[:nnz], out.val[:nnz])
-    return Batch(rows, out.learn[:n], out.label[:n], out.weight[:n], out.score[:n], out.entry[:n])
+    columns = (out.learn, out.clicked, out.label, out.weight, out.score, out.ts, out.entry)
+    return Batch(rows, *(column[:n] for column in columns))

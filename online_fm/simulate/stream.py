@@ -3,6 +3,7 @@
     impression  {"impression_id": "...", "ts": ms, "score": the true probability, "features": {"user": "u7", ...}}
     click       {"impression_id": "...", "ts": ms}
 
+The rows of a list share time and partition, and have `"list": "..."` beside the score.
 Invariant: the records are a function of the config and the start alone. They are made in blocks of `BLOCK`
 impressions and held until their time comes; how the stream is then cut into chunks changes nothing but the cuts.
 Within a partition records lie in the order of sending: that of event time, but for what is late or repeated on
@@ -17,12 +18,12 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from msgspec import json
 from numpy.typing import NDArray
 
-from online_fm.simulate.config import BASE_FIELDS, SimulateConfig
+from online_fm.simulate.config import SimulateConfig
 from online_fm.simulate.malformed import CLICK_FAULTS, IMPRESSION_FAULTS, Fault, spoiled
-from online_fm.simulate.truth import DEVICES, Context, Truth
+from online_fm.simulate.parts import Context, Floats, Ints
+from online_fm.simulate.truth import Truth
 
 __all__ = ["BLOCK", "Chunk", "Lines", "Simulator"]
 
@@ -30,12 +31,9 @@ BLOCK = 4096  # impressions made at once: large enough for NumPy, small enough f
 _CALIBRATION = 100_000
 _DAY_S = 86_400.0
 _REPEAT_WITHIN_MS = 5000  # a producer tries again within seconds
-_PADDING_VALUES = 10_000
+_NOISE_VALUES = 10_000
 _KINDS = ("sent", "duplicates", "malformed", "orphans")
 _SENT, _DUPLICATE, _MALFORMED, _ORPHAN = range(4)
-
-Ints = NDArray[np.int64]
-Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,18 +109,18 @@ class Simulator:
     def __init__(self, config: SimulateConfig, *, clock: Callable[[], float] = time.time) -> None:
         self.config = config
         self.start_ms = config.first_ms(int(clock() * 1000))
-        truth_seed, traffic_seed, sample_seed = np.random.SeedSequence(config.seed).spawn(3)
-        self.truth = Truth(config, np.random.default_rng(truth_seed))
+        truth_seed, traffic_seed, self._sample_seed = np.random.SeedSequence(config.seed).spawn(3)
+        self.truth = Truth(config, np.random.default_rng(truth_seed), self.start_ms)
         self._rng = np.random.default_rng(traffic_seed)
-        self._calibrate(np.random.default_rng(sample_seed))
-        self._texts = _Texts(self.truth, config)
+        self._calibrate()
+        self._noise = _Noise(config)
         self._impressions, self._clicks = _Held(config.partitions), _Held(config.partitions)
         self._made = self._faults = self._orphans = 0
         self._now = float(self.start_ms)  # event time, with the fraction that `ts` drops
-        self._drifted = self._now
         self._entropy = 0.0
 
-    def _calibrate(self, rng: np.random.Generator) -> None:
+    def _calibrate(self) -> None:
+        rng = np.random.default_rng(self._sample_seed)
         n = self.config.impressions
         span_s = min(n / self.config.density_per_s, _DAY_S) if n else _DAY_S
         ts = self.start_ms + np.arange(_CALIBRATION) * (1000 * span_s / _CALIBRATION)
@@ -162,28 +160,51 @@ class Simulator:
 
     def _make_block(self) -> bool:
         """Make the next impressions and their clicks; False where there are no more."""
-        wanted = self.config.impressions
-        n = BLOCK if wanted is None else min(BLOCK, wanted - self._made)
+        c, rng = self.config, self._rng
+        n = self._block_size()
         if n <= 0:
             return False
-        if self._now - self._drifted >= self.truth.drift_step_ms:
-            self.truth.drift(self._now - self._drifted)
-            self._drifted = self._now
-        rng = self._rng
-        moments = self._now + np.cumsum(rng.exponential(1000.0 / self.config.density_per_s, BLOCK))[:n]
-        ts = moments.astype(np.int64)
+        self.truth.advance(self._now)
+        if self._made == c.redraw_at:
+            self.truth.redraw()
+            self._calibrate()
+        gaps_ms = rng.exponential(1000.0 * c.list_length / c.density_per_s, BLOCK // c.list_length or 1)
+        moments = self._now + np.cumsum(gaps_ms)[: n // c.list_length]
+        ts = moments.astype(np.int64).repeat(c.list_length)
         context = self.truth.draw(rng, ts)
         p = self.truth.probabilities(context)
         self._entropy -= float((p * np.log(p) + (1.0 - p) * np.log1p(-p)).sum())
         number = np.arange(self._made, self._made + n)
         head = f"{self.start_ms:x}-"
         names = [f"{head}{i}" for i in number.tolist()]
-        partition = number % self.config.partitions
-        self._add(self._impressions, names, ts, partition, self._texts.of(context, p, rng), IMPRESSION_FAULTS)
-        self._click(names, ts, partition, rng.random(n) < p)
+        lists = number // c.list_length
+        partition = lists % c.partitions
+        self._add(self._impressions, names, ts, partition, self._rests(context, p, lists), IMPRESSION_FAULTS)
+        self._click(names, ts, partition, self.truth.clicked(rng, p))
         self._made += n
         self._now = float(moments[-1])
         return True
+
+    def _block_size(self) -> int:
+        """Impressions of the next block: whole lists, and none from before and after the truth is drawn anew."""
+        c = self.config
+        n = max(1, BLOCK // c.list_length) * c.list_length
+        if c.impressions is not None:
+            n = min(n, c.impressions - self._made)
+        if c.redraw_at is not None and c.redraw_at > self._made:
+            n = min(n, c.redraw_at - self._made)
+        return n
+
+    def _rests(self, context: Context, p: Floats, lists: Ints) -> list[str]:
+        """What follows id and time of impressions: score, list and features."""
+        texts = zip(p.tolist(), self.truth.texts(context), self._noise.of(len(p), self._rng), strict=True)
+        if self.config.list_length == 1:
+            return [f',"score":{score},"features":{{{",".join(parts)}{more}}}' for score, parts, more in texts]
+        head = f"{self.start_ms:x}-list"
+        return [
+            f',"score":{score},"list":"{head}{number}","features":{{{",".join(parts)}{more}}}'
+            for number, (score, parts, more) in zip(lists.tolist(), texts, strict=True)
+        ]
 
     def _click(self, names: list[str], ts: Ints, partition: Ints, clicked: NDArray[np.bool_]) -> None:
         which = np.flatnonzero(clicked)
@@ -234,36 +255,16 @@ class Simulator:
         return spoiled(faults[int(self._rng.integers(len(faults)))], f"{self.start_ms:x}-bad{self._faults}", ts, rest)
 
 
-class _Texts:
-    """JSON of impressions, from pieces of JSON that are made once for each user and item."""
+class _Noise:
+    """Fields without effect; the value's number is geometric in scale, so a few are frequent and most are rare."""
 
-    def __init__(self, truth: Truth, config: SimulateConfig) -> None:
-        self._users = [f'"user":"u{u}","age":{age}' for u, age in enumerate(truth.age.tolist())]
-        traits = zip(truth.category.tolist(), truth.price.tolist(), truth.tags, strict=True)
-        self._items = [_members(f"i{i}", *trait) for i, trait in enumerate(traits)]
-        self._contexts = [f'"device":"{device}","hour":{hour}' for device in DEVICES for hour in range(24)]
-        self._padding = config.fields - BASE_FIELDS
-        self._template = "".join(f',"x{i}":"%05x"' for i in range(self._padding))
+    def __init__(self, config: SimulateConfig) -> None:
+        self._fields = len(config.noise_fields)
+        self._template = "".join(f',"{name}":"%05x"' for name in config.noise_fields)
 
-    def of(self, context: Context, p: Floats, rng: np.random.Generator) -> list[str]:
-        """What follows id and time: score and features."""
-        users, items, contexts = self._users, self._items, self._contexts
-        where = (context.device * 24 + context.hour).tolist()
-        return [
-            f',"score":{score},"features":{{{users[u]},{items[i]},{contexts[w]}{more}}}'
-            for score, u, i, w, more in zip(
-                p.tolist(), context.user.tolist(), context.item.tolist(), where, self._noise(len(p), rng), strict=True
-            )
-        ]
-
-    def _noise(self, n: int, rng: np.random.Generator) -> list[str]:
-        """Fields without effect; the value's number is geometric in scale, so a few are frequent and most are rare."""
-        if not self._padding:
+    def of(self, n: int, rng: np.random.Generator) -> list[str]:
+        """Members of n impressions, each with its comma before it."""
+        if not self._fields:
             return [""] * n
-        numbers = np.exp(rng.random((n, self._padding)) * np.log(_PADDING_VALUES)).astype(np.int64)
+        numbers = np.exp(rng.random((n, self._fields)) * np.log(_NOISE_VALUES)).astype(np.int64)
         return [self._template % tuple(row) for row in numbers.tolist()]
-
-
-def _members(item: str, category: int, price: float, tags: Ints) -> str:
-    members = {"item": item, "category": f"c{category}", "price": price, "tags": [f"t{t}" for t in tags.tolist()]}
-    return json.encode(members).decode()[1:-1]

@@ -1,188 +1,98 @@
-"""The truth: a factorization machine drawn from a seed, whose click probabilities are known exactly.
+"""The truth: a model drawn from a seed, whose click probabilities are known exactly.
 
-    m = b + sum_j w_j x_j + sum_{i<j} <v_i, v_j> x_i x_j,    p = 1 / (1 + exp(-m))
+    m = b + the terms of `effects` over the features of an impression
+    p = 1 / (1 + exp(-m)),   or in a list:   p_i = exp(m_i) / sum_j exp(m_j)   over the list's rows
 
-over the features of an impression as `features.Encoder` makes them: user, item, category, device, hour are
-categories, age and price are cut at `AGE_BOUNDS` and `PRICE_BOUNDS`, each of n tags has the value 1 / sqrt(n). A
-learner with these fields can therefore reach the truth, and its log-loss is the best that there is.
-
-A user always has the same age, an item the same category, price and tags. The sum over pairs needs only, of a user
-and of an item, `w x` and `v x` summed: `m` takes four look-ups an impression.
-Drift is an Ornstein-Uhlenbeck walk of the items' `w` and `v`: a random walk that keeps its spread.
+A learner with these fields can reach the truth of single impressions, and its log-loss is the best that there is. In a
+list a row's probability depends on the other rows too: who scores rows one by one comes near it, but not to it.
+Drift is an Ornstein-Uhlenbeck walk of the drifting fields' parameters: a random walk that keeps its spread.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from itertools import accumulate
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
-from online_fm.simulate.config import BASE_FIELDS, SimulateConfig
+from online_fm.simulate.config import SimulateConfig
+from online_fm.simulate.effects import effects
+from online_fm.simulate.parts import Context, Floats, Ints, Part, Population
+from online_fm.simulate.plain import Plain
+from online_fm.simulate.shop import Shop
 
-__all__ = ["AGE_BOUNDS", "DEVICES", "PRICE_BOUNDS", "Context", "Truth"]
+__all__ = ["Truth"]
 
-AGE_BOUNDS = (18.0, 25.0, 35.0, 45.0, 55.0, 65.0)
-PRICE_BOUNDS = (5.0, 10.0, 20.0, 50.0, 100.0)
-DEVICES = ("mobile", "desktop", "tablet", "tv")
-_DEVICE_SHARES = (0.6, 0.25, 0.1, 0.05)
-_BOUNDS = {"age": AGE_BOUNDS, "price": PRICE_BOUNDS}
-_NUMBERED = frozenset(("user", "item", "category", "tags"))  # their values are a letter and a number
-_MAX_TAGS = 3
 _HOUR_MS = 3_600_000
 _DRIFT_STEPS = 200  # a half-life of drift goes by in so many steps, each 0.35 % of the way
 
-Floats = NDArray[np.float64]
-Ints = NDArray[np.int64]
-
-
-@dataclass(frozen=True, slots=True)
-class Context:
-    """n impressions as numbers: user, item, device, hour of the day, all i64[n]."""
-
-    user: Ints
-    item: Ints
-    device: Ints
-    hour: Ints
-
-
-@dataclass(frozen=True, slots=True)
-class _Bundle:
-    """Features that always come together, summed: `linear` f64[n], `factors` f64[n, k], `square` f64[n]."""
-
-    linear: Floats
-    factors: Floats
-    square: Floats
-
 
 class Truth:
-    """Users and items with their traits, and the model that decides about clicks."""
+    """The population, as of `start_ms` at first, and the model that decides about clicks."""
 
-    def __init__(self, config: SimulateConfig, rng: np.random.Generator) -> None:
+    def __init__(self, config: SimulateConfig, rng: np.random.Generator, start_ms: float) -> None:
         self._config, self._rng = config, rng
-        self._draw_population()
-        self._draw_model()
+        self.population: Population = Plain(config) if config.vocabulary else Shop(config, rng)
+        self.effects = effects(config, self.population.layout, rng)
         self.bias = 0.0
+        self._renewed_ms = self._drifted_ms = start_ms
+        self._bundle()
 
-    def _draw_population(self) -> None:
-        c, rng = self._config, self._rng
-        self.age = np.clip(np.round(rng.gamma(6.0, 6.5, c.users)), 13, 90).astype(np.int64)
-        self.category = rng.integers(c.categories, size=c.items)
-        self.price = np.round(np.exp(rng.normal(3.0, 1.0, c.items)), 2)
-        n_tags = rng.integers(1, 1 + min(_MAX_TAGS, c.tags), size=c.items)
-        self.tags = [np.sort(rng.choice(c.tags, size=n, replace=False)) for n in n_tags]
-        self._user_cdf, self._item_cdf = _zipf(c.users, c.zipf), _zipf(c.items, c.zipf)
-        self._device_cdf = np.cumsum(_DEVICE_SHARES)
-
-    def _draw_model(self) -> None:
-        c = self._config
-        pairs = BASE_FIELDS * (BASE_FIELDS - 1) / 2
-        self._w_sd = c.effect_sd / np.sqrt(BASE_FIELDS)
-        self._v_sd = np.sqrt(c.interaction_sd / np.sqrt(pairs * c.k))
-        self._size = {
-            "user": c.users,
-            "item": c.items,
-            "category": c.categories,
-            "device": len(DEVICES),
-            "hour": 24,
-            "age": len(AGE_BOUNDS) + 1,
-            "price": len(PRICE_BOUNDS) + 1,
-            "tags": c.tags,
-        }
-        starts = accumulate(self._size.values(), initial=0)
-        self._first = dict(zip(self._size, starts, strict=False))
-        total = sum(self._size.values())
-        self._w = self._rng.normal(0.0, self._w_sd, total)
-        self._v = self._rng.normal(0.0, self._v_sd, (total, c.k))
-        self._bundle_all()
-
-    def _bundle_all(self) -> None:
-        first = self._first
-        age = first["age"] + np.searchsorted(AGE_BOUNDS, self.age, side="right")
-        users = np.stack([first["user"] + np.arange(len(self.age)), age], axis=1)
-        self._users = self._bundle(users, np.ones(users.shape))
-        self._devices = self._bundle_field("device", len(DEVICES))
-        self._hours = self._bundle_field("hour", 24)
-        n = len(self.price)
-        price = first["price"] + np.searchsorted(PRICE_BOUNDS, self.price, side="right")
-        self._item_rows = np.zeros((n, 3 + _MAX_TAGS), np.int64)
-        self._item_vals = np.zeros((n, 3 + _MAX_TAGS))
-        self._item_rows[:, 0] = first["item"] + np.arange(n)
-        self._item_rows[:, 1] = first["category"] + self.category
-        self._item_rows[:, 2] = price
-        self._item_vals[:, :3] = 1.0
-        for i, tags in enumerate(self.tags):
-            self._item_rows[i, 3 : 3 + len(tags)] = first["tags"] + tags
-            self._item_vals[i, 3 : 3 + len(tags)] = len(tags) ** -0.5
-        self._items = self._bundle(self._item_rows, self._item_vals)
-
-    def _bundle_field(self, field: str, size: int) -> _Bundle:
-        rows = self._first[field] + np.arange(size)[:, None]
-        return self._bundle(rows, np.ones(rows.shape))
-
-    def _bundle(self, rows: Ints, vals: Floats) -> _Bundle:
-        vx = self._v[rows] * vals[:, :, None]
-        return _Bundle((self._w[rows] * vals).sum(axis=1), vx.sum(axis=1), (vx * vx).sum(axis=(1, 2)))
+    def _bundle(self) -> None:
+        for effect in self.effects:
+            effect.bundle(self.population.parts)
 
     def draw(self, rng: np.random.Generator, ts: Ints) -> Context:
-        """Who sees what on which device at these times (ms)."""
-        n = len(ts)
-        user = np.searchsorted(self._user_cdf, rng.random(n), side="right")
-        item = np.searchsorted(self._item_cdf, rng.random(n), side="right")
-        device = np.searchsorted(self._device_cdf, rng.random(n), side="right")
-        return Context(user, item, device, ts // _HOUR_MS % 24)
+        """The impressions at these times (ms); in lists, each time is there once for each row."""
+        return self.population.draw(rng, ts)
+
+    def texts(self, context: Context) -> Iterator[tuple[str, ...]]:
+        """Of each impression, its features as members in JSON, a text a part."""
+        parts = zip(self.population.parts, context, strict=True)
+        return zip(*([part.texts[i] for i in which.tolist()] for part, which in parts), strict=True)
 
     def logit(self, context: Context) -> Floats:
         """The true log-odds of a click, f64[n], with bias."""
-        parts = [
-            (self._users, context.user),
-            (self._items, context.item),
-            (self._devices, context.device),
-            (self._hours, context.hour),
-        ]
-        z = sum(bundle.factors[rows] for bundle, rows in parts)
-        alone = sum(bundle.linear[rows] - 0.5 * bundle.square[rows] for bundle, rows in parts)
-        return np.asarray(self.bias + alone + 0.5 * np.square(z).sum(axis=1))
+        return np.asarray(self.bias + sum(effect.logit(context) for effect in self.effects))
 
     def probabilities(self, context: Context) -> Floats:
         """The true click probabilities, f64[n], of 7 decimals: these *are* the truth, they are not rounded from it."""
-        return _probability(self.logit(context))
+        logit = self.logit(context)
+        return _probability(logit) if self._config.list_length == 1 else _shares(logit, self._config.list_length)
+
+    def clicked(self, rng: np.random.Generator, p: Floats) -> NDArray[np.bool_]:
+        """Draw which of these impressions are clicked: each for itself, or one of each list."""
+        length = self._config.list_length
+        if length == 1:
+            return np.asarray(rng.random(len(p)) < p)
+        reached = np.cumsum(p.reshape(-1, length), axis=1)
+        passed = reached[:, :-1] <= rng.random((len(reached), 1)) * reached[:, -1:]
+        return np.asarray(np.arange(length) == passed.sum(axis=1, keepdims=True)).ravel()
 
     def probability(self, features: Mapping[str, object]) -> float:
-        """The true click probability, now, of an impression with these features, as its event has them.
+        """The true click probability, now, of a single impression with these features, as its event has them.
 
         Values that the truth does not know, and fields that are missing, have no effect.
         """
-        rows, vals = [], []
+        found: list[tuple[str, int, float]] = []
         for field, value in features.items():
-            for name in value if isinstance(value, Sequence) and not isinstance(value, str) else [value]:
-                row = self._row(field, name)
-                if row is not None:
-                    rows.append(row)
-                    vals.append(len(value) ** -0.5 if field == "tags" and isinstance(value, Sequence) else 1.0)
-        bundle = self._bundle(np.array([rows], np.int64), np.array([vals]))
-        pairs = 0.5 * (np.square(bundle.factors).sum() - bundle.square)
-        return float(_probability(self.bias + bundle.linear + pairs)[0])
-
-    def _row(self, field: str, value: object) -> int | None:
-        """The row of a field's value, None where the truth does not know it."""
-        number = -1
-        if field in _NUMBERED:
-            text = str(value)[1:]
-            number = int(text) if text.isdecimal() else -1
-        elif field in _BOUNDS and isinstance(value, int | float):
-            number = int(np.searchsorted(_BOUNDS[field], value, side="right"))
-        elif field == "device" and value in DEVICES:
-            number = DEVICES.index(str(value))
-        elif field == "hour" and isinstance(value, int):
-            number = value
-        return self._first[field] + number if 0 <= number < self._size.get(field, 0) else None
+            several = value if isinstance(value, Sequence) and not isinstance(value, str) else [value]
+            known = [self.population.row(field, each) for each in several]
+            found += [(field, row, len(several) ** -0.5) for row in known if row is not None]
+        rows = np.array([[row for _, row, _ in found]], np.int64)
+        vals = np.array([[val for _, _, val in found]], np.float64)
+        whole = Part(tuple(field for field, _, _ in found), rows, vals, [""])
+        logit = sum(effect.logit_of(whole) for effect in self.effects)
+        return float(_probability(np.array([self.bias + logit]))[0])
 
     def calibrate(self, context: Context) -> None:
-        """Set the bias so that the mean probability of these impressions is the click rate (by bisection)."""
+        """Set the bias so that the mean probability of these impressions is the click rate (by bisection).
+
+        In lists nothing depends on the bias, and it stays 0.
+        """
         self.bias = 0.0
+        if self._config.list_length > 1:
+            return
         logit = self.logit(context)
         low, high = -50.0, 50.0
         for _ in range(60):
@@ -193,29 +103,49 @@ class Truth:
                 high = middle
         self.bias = 0.5 * (low + high)
 
+    def advance(self, now_ms: float) -> None:
+        """Let event time go on to `now_ms`: items come and go, parameters drift."""
+        places = self.population.renew(self._rng, now_ms - self._renewed_ms)
+        self._renewed_ms = now_ms
+        for effect in self.effects if len(places) else ():
+            effect.wander(self._rng, "item", places, 0.0)
+        drifts = now_ms - self._drifted_ms >= self._drift_step_ms
+        if drifts:
+            self._drift(now_ms - self._drifted_ms)
+            self._drifted_ms = now_ms
+        if drifts or len(places):
+            self._bundle()
+
     @property
-    def drift_step_ms(self) -> float:
-        """Event time between two calls of `drift`; infinite where nothing drifts."""
+    def _drift_step_ms(self) -> float:
+        """Event time between two moves of what drifts; infinite where nothing does."""
         half_life_h = self._config.drift_half_life_h
         return float("inf") if half_life_h is None else half_life_h * _HOUR_MS / _DRIFT_STEPS
 
-    def drift(self, elapsed_ms: float) -> None:
-        """Let the items' parameters wander for so much event time."""
-        kept = 0.5 ** (elapsed_ms / self.drift_step_ms / _DRIFT_STEPS)
-        new = np.sqrt(1.0 - kept * kept)
-        rows = self._item_rows[:, 0]
-        self._w[rows] = kept * self._w[rows] + new * self._rng.normal(0.0, self._w_sd, len(rows))
-        self._v[rows] = kept * self._v[rows] + new * self._rng.normal(0.0, self._v_sd, (len(rows), self._config.k))
-        self._items = self._bundle(self._item_rows, self._item_vals)
+    def _drift(self, elapsed_ms: float) -> None:
+        kept = 0.5 ** (elapsed_ms / self._drift_step_ms / _DRIFT_STEPS)
+        for field in self._config.drifting:
+            values = np.arange(self.population.layout.size[field])
+            for effect in self.effects:
+                effect.wander(self._rng, field, values, kept)
+
+    def redraw(self) -> None:
+        """Draw all parameters anew; the bias is to be calibrated again."""
+        for effect in self.effects:
+            effect.draw(self._rng)
+        self._bundle()
 
 
-def _zipf(n: int, exponent: float) -> Floats:
-    shares = np.arange(1, n + 1) ** -exponent
-    cdf = np.cumsum(shares) / shares.sum()
-    cdf[-1] = 1.0
-    return np.asarray(cdf)
+def _shares(logit: Floats, length: int) -> Floats:
+    """The softmax within each list."""
+    lists = logit.reshape(-1, length)
+    odds = np.exp(lists - lists.max(axis=1, keepdims=True))
+    return _rounded(odds / odds.sum(axis=1, keepdims=True)).ravel()
 
 
 def _probability(logit: Floats) -> Floats:
-    p: Floats = 1.0 / (1.0 + np.exp(-logit))
+    return _rounded(1.0 / (1.0 + np.exp(-logit)))
+
+
+def _rounded(p: Floats) -> Floats:
     return p.clip(1e-7, 1.0 - 1e-7).round(7)

@@ -11,6 +11,8 @@ any window of time in PromQL, and workers add up:
 
     sum(rate(online_fm_log_loss_nats_total[5m])) / sum(rate(online_fm_log_loss_weight_total[5m]))
 
+A worker that learns by another loss has that one's families instead; those of other losses have no series.
+
 The worker's state is read when it is scraped, not set by the loop: a loop that is stuck cannot say so.
 https://prometheus.io/docs/practices/naming/
 """
@@ -35,6 +37,7 @@ from prometheus_client import (
 )
 
 from online_fm import __version__
+from online_fm.quality import SCORED_BY, LossName
 from online_fm.telemetry.health import State
 
 __all__ = ["MOMENTS", "OUTCOMES", "REFUSALS", "SCORES", "SPANS", "STATES", "ServeMetrics", "WorkerMetrics"]
@@ -48,6 +51,7 @@ OUTCOMES: Final = (
     "late",
     "dropped",
     "quarantined",
+    "unclicked",
     "orphans",
     "duplicate_clicks",
     "late_clicks",
@@ -64,6 +68,16 @@ SCORES: Final = {
     "auc_error": "auc_error_bound",
     "normalized_entropy": "normalized_entropy",
     "calibration": "calibration_ratio",
+    "rmse": "rmse",
+    "mae": "mae",
+    "r2": "r2",
+    "hinge_loss": "hinge_loss",
+}
+# loss -> families of its sum and of the weights in it
+_SUMS: Final[Mapping[LossName, tuple[str, str]]] = {
+    "log": ("log_loss_nats", "log_loss_weight"),
+    "squared": ("squared_error", "squared_error_weight"),
+    "hinge": ("hinge", "hinge_weight"),
 }
 REFUSALS: Final = ("bad_file", "unreachable")
 _FEATURE_FLAWS: Final = ("unknown", "missing", "truncated")
@@ -98,10 +112,11 @@ class _Families:
 
 
 class WorkerMetrics:
-    """What the training worker exposes."""
+    """What the training worker exposes. `loss`: what the model learns by, and is judged by."""
 
-    def __init__(self, registry: CollectorRegistry) -> None:
+    def __init__(self, registry: CollectorRegistry, loss: LossName = "log") -> None:
         self.registry = registry
+        self._loss = loss
         new = _Families(registry)
         new.process()
         self._reading(new)
@@ -145,16 +160,27 @@ class WorkerMetrics:
             "auc": "Progressive area under the ROC curve.",
             "auc_error": "The most by which online_fm_auc can be wrong.",
             "normalized_entropy": "Log-loss divided by the entropy of the mean click rate.",
-            "calibration": "Sum of predictions divided by the number of clicks.",
+            "calibration": "Sum of predictions divided by the sum of labels: by the number of clicks.",
+            "rmse": "Progressive root of the mean squared error.",
+            "mae": "Progressive mean absolute error.",
+            "r2": "1 minus squared error divided by that of always predicting the mean label.",
+            "hinge_loss": "Progressive hinge loss.",
         }
-        self._scores = {
+        gauges = {
             score: new.gauge(f"online_fm_{family}", helps[score], "moment", "span") for score, family in SCORES.items()
         }
-        nats = new.counter("online_fm_log_loss_nats", "Sum of weighted log-loss.", "moment")
-        weight = new.counter("online_fm_log_loss_weight", "Sum of the weights in it.", "moment")
+        self._scores = {score: gauges[score] for score in SCORED_BY[self._loss]}
+        of_losses = {"log": "log-loss", "squared": "squared error", "hinge": "hinge loss"}
+        sums = {
+            loss: (
+                new.counter(f"online_fm_{total}", f"Sum of weighted {of_losses[loss]}.", "moment"),
+                new.counter(f"online_fm_{weight}", "Sum of the weights in it.", "moment"),
+            )
+            for loss, (total, weight) in _SUMS.items()
+        }
         examples = new.counter("online_fm_examples", "Examples judged.", "moment")
         self._losses = {
-            moment: (nats.labels(moment), weight.labels(moment), examples.labels(moment)) for moment in MOMENTS
+            moment: [counter.labels(moment) for counter in (*sums[self._loss], examples)] for moment in MOMENTS
         }
 
     def _learning(self, new: _Families) -> None:
@@ -244,13 +270,13 @@ class WorkerMetrics:
         self._stream_time.set(stream_ms / 1000)
         self._freshness.set((now_ms - stream_ms) / 1000)
 
-    def loss(self, moment: str, *, nats: float, weight: float, examples: int) -> None:
-        """Add the weighted log-loss of the examples judged since the last call."""
-        for counter, amount in zip(self._losses[moment], (nats, weight, examples), strict=True):
+    def loss(self, moment: str, *, total: float, weight: float, examples: int) -> None:
+        """Add the weighted loss of the examples judged since the last call; the log loss in nats."""
+        for counter, amount in zip(self._losses[moment], (total, weight, examples), strict=True):
             counter.inc(amount)
 
     def quality(self, moment: str, span: str, scores: Mapping[str, float]) -> None:
-        """Set the scores of one moment and span; `scores` has at least the keys of `SCORES`."""
+        """Set the scores of one moment and span; `scores` has at least those that the loss defines."""
         if moment not in MOMENTS or span not in SPANS:
             raise KeyError(moment, span)
         for score, gauge in self._scores.items():

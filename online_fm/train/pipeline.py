@@ -14,9 +14,10 @@ the merge. Records that were read and not merged are read again.
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, NamedTuple
 
 import msgspec
@@ -24,19 +25,16 @@ import numpy as np
 from msgspec import Struct
 from numpy.typing import NDArray
 
-from online_fm.events import Clicks, EventDecoder, EventsConfig, Impressions, Reason
+from online_fm.events import Clicks, EventDecoder, Impressions, Reason
 from online_fm.features.batch import Rows
 from online_fm.features.encode import Encoder
 from online_fm.features.hashing import hash_texts
-from online_fm.features.spec import FeaturesConfig
 from online_fm.join.facts import CLICK, IMPRESSION, REJECT, Facts
 from online_fm.join.merge import Lane, Merged, Merger
-from online_fm.join.pending import Batch, JoinConfig, Pending
-from online_fm.model.config import ModelConfig
-from online_fm.model.learner import Learner
-from online_fm.quality import Quality, QualityConfig
+from online_fm.join.pending import Batch, Pending
 from online_fm.source.dead_letter import DeadLetter
 from online_fm.source.port import NO_TIMESTAMP, RecordBatch, Records, TopicPartition
+from online_fm.train.judged import JudgedLearner, LearningConfig
 
 __all__ = ["LearningConfig", "Loss", "Pipeline", "PipelineState", "StepReport"]
 
@@ -50,20 +48,10 @@ _FLAWS = ("unknown", "missing", "truncated")
 Tensors = dict[str, NDArray[Any]]
 
 
-class LearningConfig(Struct, frozen=True, kw_only=True):
-    """What the pipeline is made of; each part is a room's own."""
-
-    events: EventsConfig
-    features: FeaturesConfig
-    join: JoinConfig
-    model: ModelConfig
-    quality: QualityConfig
-
-
 class Loss(NamedTuple):
-    """Weighted log-loss of the examples of one step, in nats."""
+    """Weighted loss of the examples of one step; the log loss in nats."""
 
-    nats: float
+    total: float
     weight: float
     examples: int
 
@@ -91,23 +79,33 @@ class PipelineState(NamedTuple):
 
 
 class Pipeline:
-    """Learns two topics. Not for several threads."""
+    """Learns two topics. Not for several threads.
 
-    def __init__(self, config: LearningConfig, *, impressions: str, clicks: str, batch_records: int = 5000) -> None:
+    learners: who learns, side by side; without any, one of this configuration. The first is the one that reports,
+    state and counts are of.
+    """
+
+    def __init__(
+        self,
+        config: LearningConfig,
+        *,
+        impressions: str,
+        clicks: str,
+        batch_records: int = 5000,
+        learners: Sequence[JudgedLearner] = (),
+    ) -> None:
         self.config = config
         self._topics = (impressions, clicks)
         self._most_waiting = _AHEAD * batch_records
         self._decoder = EventDecoder(config.events)
         self._encoder = Encoder(config.features)
         self._merger = Merger()
-        self._pending = Pending(config.join)
-        self.learner = Learner(config.model, len(self._encoder.fields))
-        moments = ("impression", "learning", "served") if config.events.impression.score else ("impression", "learning")
-        self.quality = {moment: Quality(config.quality.window) for moment in moments}
+        self.learners = tuple(learners) or (JudgedLearner(config),)
+        self.learner, self.quality = self.learners[0].learner, self.learners[0].quality
+        self._pending = Pending(config.join, len(self.learners))
         self._rejects: dict[Lane, deque[DeadLetter]] = {}
         self._read: Counter[str] = Counter()
         self._rejected: Counter[tuple[str, str]] = Counter()
-        self._quarantined: Counter[str] = Counter()
         self._first_ms: int | None = None
         self._anchor: tuple[int, int] | None = None  # (stream time, now_ms) when the last record was merged
 
@@ -193,10 +191,10 @@ class Pipeline:
         """Clicks whose impression has not come yet."""
         return self._pending.waiting_clicks
 
-    def counts(self) -> dict[str, int]:
+    def counts(self, learner: int = 0) -> dict[str, int]:
         """Totals since the very first start; `read` and `rejected` over both topics."""
         totals = {"read": self._read.total(), "rejected": self._rejected.total()}
-        return {**totals, **self._joined(), "quarantined": self._quarantined.total()}
+        return {**totals, **self._joined(learner), "quarantined": self.learners[learner].quarantined.total()}
 
     def rejected(self) -> dict[str, int]:
         """Rejects since the very first start, by reason."""
@@ -207,15 +205,13 @@ class Pipeline:
 
     def state(self) -> PipelineState:
         """Everything that `restore` needs, as copies."""
-        tensors = {f"model.{name}": array for name, array in self.learner.state().items()}
-        tensors |= {f"pending.{name}": array for name, array in self._pending.state().items()}
-        for moment, quality in self.quality.items():
-            tensors |= {f"quality.{moment}.{name}": array for name, array in quality.state().items()}
+        parts = {**self.learners[0].state(), "pending": self._pending.state()}
+        tensors = {f"{part}.{name}": array for part, tensors in parts.items() for name, array in tensors.items()}
         rest = {
             "keys": {str(self._partition(lane)): key for lane, key in self._merger.keys().items()},
             "read": dict(self._read),
             "rejected": sorted([topic, reason, n] for (topic, reason), n in self._rejected.items()),
-            "quarantined": dict(self._quarantined),
+            "quarantined": dict(self.learners[0].quarantined),
             "first_time_ms": self._first_ms,
         }
         return PipelineState(tensors, self.offsets(), rest)
@@ -227,24 +223,21 @@ class Pipeline:
         missing = {"model", "pending", "quality.impression", "quality.learning"} - parts.keys()
         if missing:
             raise ValueError(f"no tensors of {', '.join(sorted(missing))}")
-        self.learner.restore(parts["model"])
+        self.learners[0].restore(parts, rest.quarantined)
         self._pending.restore(parts["pending"])
-        for moment, quality in self.quality.items():
-            if f"quality.{moment}" in parts:  # a score that was configured since then begins with nothing
-                quality.restore(parts[f"quality.{moment}"])
         lanes = {self._lane(partition): offset for partition, offset in state.offsets.items()}
         self._merger.restore(lanes, {lane: rest.keys[str(self._partition(lane))] for lane in lanes})
-        self._read, self._quarantined = Counter(rest.read), Counter(rest.quarantined)
+        self._read = Counter(rest.read)
         self._rejected = Counter({(topic, reason): n for topic, reason, n in rest.rejected})
         self._first_ms = rest.first_time_ms
         self._rejects.clear()
         self._anchor = None
 
-    def _joined(self) -> dict[str, int]:
+    def _joined(self, learner: int = 0) -> dict[str, int]:
         """The join's counts; what was released and then quarantined is not learned."""
-        counts = self._pending.counts()
-        counts["learned"] -= self._quarantined.total()
-        counts["positives"] -= self._quarantined["positive"]
+        counts, quarantined = self._pending.counts(), self.learners[learner].quarantined
+        counts["learned"] -= quarantined.total()
+        counts["positives"] -= quarantined["positive"]
         return counts
 
     def _lane(self, partition: TopicPartition) -> Lane:
@@ -297,30 +290,18 @@ class Pipeline:
             self._first_ms = int(merged.key[kinds != REJECT][0])
 
     def _learn(self, batches: Iterable[Batch], report: StepReport) -> None:
-        """Predict what arrives, learn what is released, and judge both."""
+        """Show every learner what arrives and what is released."""
         before = {moment: quality.totals() for moment, quality in self.quality.items()}
+        quarantined = self.learners[0].quarantined.total()
         for batch in batches:
             if not len(batch):
                 continue
-            outcome = self.learner.step(batch.rows, batch.label, batch.weight, batch.learn)
-            predictions = {
-                "impression": self._pending.predicted(batch, outcome.p),
-                "learning": outcome.p,
-                "served": batch.score,
-            }
-            self._judge(predictions, batch, batch.learn & ~outcome.quarantined)
-            lost = batch.label[batch.learn & outcome.quarantined]
-            report.counts["quarantined"] += len(lost)
-            self._quarantined.update("positive" if label else "negative" for label in lost)
-        for moment, (nats, weight, examples) in before.items():
+            for number, learner in enumerate(self.learners):
+                learner.learn(batch, partial(self._pending.predicted, batch, learner=number))
+        report.counts["quarantined"] += self.learners[0].quarantined.total() - quarantined
+        for moment, (total, weight, examples) in before.items():
             now = self.quality[moment].totals()
-            report.losses[moment] = Loss(now[0] - nats, now[1] - weight, now[2] - examples)
-
-    def _judge(self, predictions: Mapping[str, NDArray[np.float32]], batch: Batch, judged: NDArray[np.bool_]) -> None:
-        """Hold the predictions of each moment, where there are any, against the labels."""
-        for moment, quality in self.quality.items():
-            there = judged & ~np.isnan(predictions[moment])
-            quality.observe(predictions[moment][there], batch.label[there], batch.weight[there])
+            report.losses[moment] = Loss(now[0] - total, now[1] - weight, now[2] - examples)
 
 
 def _part(records: Records, start: int) -> Records:
@@ -350,7 +331,7 @@ def _identities(ids: list[str]) -> NDArray[np.uint64]:
     return np.column_stack([hash_texts(ids, [len(ids)], _IDENT_SEEDS[i : i + 1]) for i in range(2)])
 
 
-def _kinds(found: Clicks, kind: int) -> NDArray[np.uint8]:
+def _kinds(found: Clicks | Impressions, kind: int) -> NDArray[np.uint8]:
     kinds = np.full(len(found.ids), kind, np.uint8)
     kinds[list(found.reasons)] = REJECT
     return kinds
@@ -366,6 +347,7 @@ def _impressions(found: Impressions, rows: Rows, records: Records) -> Facts:
         _identities(found.ids),
         np.array(found.weights, np.float32),
         np.array(found.scores, np.float32),
+        np.zeros(len(found.ids), np.float32),
         rows,
     )
 
@@ -380,11 +362,12 @@ def _clicks(found: Clicks, records: Records) -> Facts:
         _identities(found.ids),
         np.ones(n, np.float32),
         np.full(n, np.nan, np.float32),
+        np.array(found.labels, np.float32),
         Rows.empty(n),
     )
 
 
-def _times(found: Clicks) -> NDArray[np.int64]:
+def _times(found: Clicks | Impressions) -> NDArray[np.int64]:
     """Event times in ms; a reject has none, and must not move its partition's time."""
     times = np.array(found.times_ms, np.int64)
     times[list(found.reasons)] = 0

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import asdict
 from typing import Any
 
+from online_fm.quality import SCORED_BY
 from online_fm.source.port import RecordBatch, Records, Source, TopicPartition
 from online_fm.train.pipeline import Pipeline
 
-__all__ = ["replay", "summary"]
+__all__ = ["read_through", "replay", "summary"]
 
 _POLL_MS = 500
 
@@ -31,6 +33,22 @@ def replay(
 
     until: the offsets at which the partitions end; None where the source itself knows an end, as files do.
     """
+    seconds = read_through(
+        source, pipeline, batch_records=batch_records, until=until, drain=drain, on_progress=on_progress
+    )
+    return summary(pipeline, seconds)
+
+
+def read_through(
+    source: Source,
+    pipeline: Pipeline,
+    *,
+    batch_records: int,
+    until: Mapping[TopicPartition, int] | None,
+    drain: bool,
+    on_progress: Callable[[int], None],
+) -> float:
+    """Read a source to its end, as `replay`; give the seconds that it took."""
     began_s = time.perf_counter()
     pipeline.assign({p: offset for p, offset in source.positions().items() if until is None or p in until})
     read = 0
@@ -47,7 +65,7 @@ def replay(
             break
     if drain:
         pipeline.drain()
-    return summary(pipeline, time.perf_counter() - began_s)
+    return time.perf_counter() - began_s
 
 
 def _reached(source: Source, until: Mapping[TopicPartition, int] | None) -> frozenset[TopicPartition]:
@@ -66,29 +84,24 @@ def _cut(batch: RecordBatch, until: Mapping[TopicPartition, int], reached: froze
     return RecordBatch(tuple(kept), reached)
 
 
-def summary(pipeline: Pipeline, seconds: float) -> dict[str, Any]:
-    """What was read, what became of it, and how good the predictions were; NaN where nothing was judged.
+def summary(pipeline: Pipeline, seconds: float, learner: int = 0) -> dict[str, Any]:
+    """What was read, what became of it, and how good a learner's predictions were; NaN where nothing was judged.
 
     read = impressions + clicks + rejected;
-    impressions = learned + quarantined + pending + duplicates + late + dropped.
+    impressions = learned + quarantined + unclicked + pending + duplicates + late + dropped.
     """
-    learning = pipeline.quality["learning"].since_start()
-    impression = pipeline.quality["impression"].since_start()
-    served = [(moment, quality) for moment, quality in pipeline.quality.items() if moment == "served"]
+    learned = pipeline.learners[learner]
+    judged = {moment: asdict(quality.since_start()) for moment, quality in learned.quality.items()}
+    scores = SCORED_BY[learned.quality["learning"].loss]
     return {
-        **pipeline.counts(),
+        **pipeline.counts(learner),
         "rejected_by_reason": pipeline.rejected(),
         "pending": pipeline.pending,
         "waiting_clicks": pipeline.waiting_clicks,
-        "features": pipeline.learner.features,
-        "log_loss": learning.log_loss,
-        "auc": learning.auc,
-        "auc_error": learning.auc_error,
-        "normalized_entropy": learning.normalized_entropy,
-        "calibration": learning.calibration,
-        "log_loss_at_impression": impression.log_loss,
-        "auc_at_impression": impression.auc,
-        **{f"log_loss_{moment}": quality.since_start().log_loss for moment, quality in served},
+        "features": learned.learner.features,
+        **{score: judged["learning"][score] for score in scores},
+        **{f"{score}_at_impression": judged["impression"][score] for score in (scores[0], "auc") if score in scores},
+        **{f"{scores[0]}_served": judged[moment][scores[0]] for moment in judged if moment == "served"},
         "seconds": seconds,
-        "state_hash": pipeline.learner.state_hash(),
+        "state_hash": learned.learner.state_hash(),
     }

@@ -168,7 +168,7 @@ class Worker:
         metrics.feature_flaws(**{name: report.flaws[name] for name in ("unknown", "missing", "truncated")})
         metrics.pending(pipeline.pending)
         for moment, loss in report.losses.items():
-            metrics.loss(moment, nats=loss.nats, weight=loss.weight, examples=loss.examples)
+            metrics.loss(moment, total=loss.total, weight=loss.weight, examples=loss.examples)
         if report.records:
             metrics.step(seconds, report.records)
         self._beat(report.merged)

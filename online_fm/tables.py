@@ -1,0 +1,65 @@
+"""Results for people, as tables on standard output; for programs, as one line of JSON, where NaN is null."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+import click
+import msgspec
+from rich.console import Console
+from rich.table import Column, Table
+
+from online_fm.quality import SCORED_BY
+
+__all__ = ["NUMBER", "columns", "print_table", "show", "show_comparison"]
+
+NUMBER: Final = "{:,}".format
+_WIDE = 240
+
+
+def columns(*names: str) -> list[Column]:
+    """Nothing is cut: what is too long for the terminal goes on in the next line."""
+    return [Column(name, overflow="fold") for name in names]
+
+
+def print_table(table: Table) -> None:
+    """To standard output, which has no width of its own where it is not a terminal."""
+    console = Console()
+    (console if console.is_terminal else Console(width=_WIDE)).print(table)
+
+
+def show(result: Mapping[str, Any], title: str, *, as_json: bool) -> None:
+    """A result as a table of names and values, or as JSON."""
+    if as_json:
+        click.echo(msgspec.json.encode(result))
+        return
+    table = Table(*columns("", ""), title=title, show_header=False)
+    for name, value in result.items():
+        table.add_row(name, _value(value))
+    print_table(table)
+
+
+def show_comparison(results: Sequence[Mapping[str, Any]], differing: Sequence[str], *, as_json: bool) -> None:
+    """A row per configuration, in the order given, with the scores of its loss; `differing` tells it from the others.
+
+    With JSON `differing` is not needed: each result has its differences as `differs`.
+    """
+    if as_json:
+        click.echo(msgspec.json.encode({"configurations": results}))
+        return
+    scores = [score for names in SCORED_BY.values() for score in names if score != "auc_error"]
+    names = ["learned", *dict.fromkeys(scores), "features", "events_per_s"]
+    names = [name for name in names if any(name in result for result in results)]
+    files = len({result["configuration"] for result in results}) > 1
+    table = Table(*columns(*["configuration"] * files, "differs in", *names), title="comparison, best first")
+    for result, text in zip(results, differing, strict=True):
+        values = [_value(round(result[name]) if name == "events_per_s" else result.get(name, "")) for name in names]
+        table.add_row(*[result["configuration"]] * files, text, *values)
+    print_table(table)
+
+
+def _value(value: object) -> str:
+    if isinstance(value, float):
+        return f"{value:.5f}"
+    return NUMBER(value) if isinstance(value, int) else str(value)
