@@ -147,7 +147,7 @@ def test_weight_goes_to_the_member_that_is_right():
     examples = [([(0, a, 1.0), (1, b, 1.0)], float(a ^ b), 1.0, True) for a, b in bits]
     learner = make_learner(committee("lr-ftrl", "fm-adagrad"), FIELDS)
     learner.step(*arrays(examples))
-    assert learner.weights()["fm-adagrad"] > 0.95
+    assert learner.weights()["fm-adagrad"] > 0.9
     assert learner.field_scales() == learner.members["fm-adagrad"].field_scales()
 
 

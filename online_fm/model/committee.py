@@ -4,7 +4,8 @@
 
 (Kivinen & Warmuth 1997; in the logit it is geometric mixing, Mattern 2012.) Each member learns from its own loss, and
 knows nothing of the others; m_k is its reported logit, cut to +-12 under the log loss. Under the squared loss, whose
-numbers have any size, the exponent is divided by the mean squared error so far. A member that is only watched has weight 0.
+numbers have any size, the exponent is divided by the mean squared error so far. A member that is only watched has
+weight 0.
 
 The variance of a committee is (sum_k omega_k sqrt(S_k))^2: members that saw the same rows err together.
 
@@ -16,6 +17,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -23,7 +25,7 @@ from numpy.typing import NDArray
 
 from online_fm.features.batch import Rows
 from online_fm.model.config import Committee as CommitteeConfig
-from online_fm.model.config import ModelConfig, check_size
+from online_fm.model.config import ModelConfig, SingleConfig, check_fields
 from online_fm.model.kernels import HINGE, LOG, SQUARED
 from online_fm.model.kernels.mix import make_mix
 from online_fm.model.learner import Learner, Outcome, Prediction, Predictor
@@ -38,10 +40,15 @@ class Committee:
     """Learners over the same rows, with one score; the interface is `Learner`'s."""
 
     def __init__(self, config: CommitteeConfig, fields: Sequence[str]) -> None:
-        check_size(config, len(fields))
+        check_fields(config, fields)
         self.config = config
         self.members = {name: Learner(member.model, fields) for name, member in config.members.items()}
         self._mixer = _Mixer(config)
+
+    @property
+    def n_fields(self) -> int:
+        """Fields of the rows that it takes."""
+        return next(iter(self.members.values())).n_fields
 
     @property
     def features(self) -> int:
@@ -67,7 +74,8 @@ class Committee:
         for name in self._mixer.mixed:
             quarantined |= outcomes[name].quarantined
         learn = learn & (weight != 0) & ~quarantined
-        given = self._mixer.mix({name: _prediction(outcome) for name, outcome in outcomes.items()}, label, weight, learn)
+        predicted = {name: Prediction(*outcome[:3]) for name, outcome in outcomes.items()}
+        given = self._mixer.mix(predicted, label, weight, learn)
         return Outcome(*given, quarantined, {name: outcome.p for name, outcome in outcomes.items()})
 
     def predict(self, rows: Rows) -> Prediction:
@@ -113,12 +121,14 @@ class CommitteePredictor:
 
     def __init__(self, config: CommitteeConfig, fields: Sequence[str], parameters: Mapping[str, NDArray[Any]]) -> None:
         self.config = config
-        self.members = {
-            name: _of(name, parameters, lambda part, model=member.model: Predictor(model, fields, part))
-            for name, member in config.members.items()
-        }
+        self.members: dict[str, Predictor] = {}
+        for name, member in config.members.items():
+            _of(name, parameters, partial(self._add, name, member.model, fields))
         self._mixer = _Mixer(config)
         self._mixer.restore(parameters)
+
+    def _add(self, name: str, model: SingleConfig, fields: Sequence[str], part: Mapping[str, NDArray[Any]]) -> None:
+        self.members[name] = Predictor(model, fields, part)
 
     @property
     def features(self) -> int:
@@ -202,18 +212,14 @@ def make_predictor(config: ModelConfig, fields: Sequence[str], parameters: Mappi
     return Predictor(config, fields, parameters)
 
 
-def _prediction(outcome: Outcome) -> Prediction:
-    return Prediction(outcome.p, outcome.logit, outcome.variance)
-
-
 def _tensors(members: Mapping[str, Mapping[str, NDArray[Any]]]) -> dict[str, NDArray[Any]]:
     return {f"{name}/{key}": array for name, part in members.items() for key, array in part.items()}
 
 
-def _of(name: str, tensors: Mapping[str, NDArray[Any]], take: Callable[[dict[str, NDArray[Any]]], Any]) -> Any:  # noqa: ANN401  # what `take` gives
+def _of(name: str, tensors: Mapping[str, NDArray[Any]], take: Callable[[dict[str, NDArray[Any]]], None]) -> None:
     """Hand a member its tensors; what is wrong with them is said with its name."""
     part = {key.removeprefix(f"{name}/"): array for key, array in tensors.items() if key.startswith(f"{name}/")}
     try:
-        return take(part)
+        take(part)
     except ValueError as problem:
         raise ValueError(f"{name}/{problem}") from problem

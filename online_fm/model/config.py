@@ -12,7 +12,7 @@ with their uncertainty, which exploration needs. Adam and SGD are there to compa
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal, TypeAlias
 
 import msgspec
@@ -38,7 +38,7 @@ __all__ = [
     "Scales",
     "Sgd",
     "SingleConfig",
-    "check_size",
+    "check_fields",
     "read_config",
 ]
 
@@ -102,7 +102,7 @@ class Sgd(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_fie
 
 
 class Kalman(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="kind", tag="kalman"):
-    """A Gaussian posterior per weight: assumed-density filtering, the diagonal extended Kalman filter (`kernels.kalman`).
+    """A Gaussian posterior per weight: assumed-density filtering, the diagonal Kalman filter (`kernels.kalman`).
 
     prior: variance of a weight before it is seen; evidence: how many weights' worth that prior counts against what
     each field's own weights say of theirs (MacKay 1992), null leaves it as it is; q: forgetting per touch.
@@ -155,6 +155,11 @@ class _Linear(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag
     half_life_h: Annotated[float, Meta(gt=0, le=1e6)] | None = None
     noise: Annotated[float, Meta(gt=0, le=1e12)] = 1.0
     max_features: Annotated[int, Meta(ge=1, le=2**30)] = 2**22
+
+    @property
+    def kind(self) -> str:
+        """The tag, as a file has it."""
+        return str(self.__struct_config__.tag)
 
     def __post_init__(self) -> None:
         if self.loss == "hinge" and isinstance(self.w, Kalman):
@@ -228,13 +233,16 @@ class Member(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     mixed: bool = True
 
 
+MemberName = Annotated[str, Meta(pattern=r"^[a-z0-9_-]{1,32}$")]
+
+
 class Committee(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="kind", tag="committee"):
     """Several learners over the same rows, mixed in the logit by exponentiated gradient (Kivinen & Warmuth 1997).
 
     rate: how quickly the members' weights follow what each is worth.
     """
 
-    members: Annotated[dict[Annotated[str, Meta(pattern=r"^[a-z0-9_-]{1,32}$")], Member], Meta(min_length=1, max_length=16)]
+    members: Annotated[dict[MemberName, Member], Meta(min_length=1, max_length=16)]
     rate: Annotated[float, Meta(gt=0, le=10)] = 0.02
 
     def __post_init__(self) -> None:
@@ -242,6 +250,11 @@ class Committee(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, t
             raise ValueError("members: at least one must be mixed")
         if len({member.model.loss for member in self.members.values()}) > 1:
             raise ValueError("members: all must have the same loss")
+
+    @property
+    def kind(self) -> str:
+        """The tag, as a file has it."""
+        return "committee"
 
     @property
     def loss(self) -> Loss:
@@ -257,30 +270,37 @@ class Committee(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, t
 ModelConfig: TypeAlias = Lr | Poly2 | Mf | Fm | Fwfm | Ffm | Committee
 
 
-def check_size(config: ModelConfig, n_fields: int) -> None:
-    """Raise ValueError where a model has too many fields for what it keeps by pair of fields."""
+def check_fields(config: ModelConfig, fields: Sequence[str]) -> None:
+    """Raise ValueError where a model cannot be over these fields: it names another one, or they are too many."""
+    n = len(fields)
     if isinstance(config, Committee):
         for name, member in config.members.items():
             try:
-                check_size(member.model, n_fields)
+                check_fields(member.model, fields)
             except ValueError as problem:
                 raise ValueError(f"members.{name}: {problem}") from problem
+    elif isinstance(config, Mf):
+        for role, named in (("user", config.user), ("item", config.item)):
+            if named not in fields:
+                raise ValueError(f"{role}: there is no field '{named}'")
+        if config.user == config.item:
+            raise ValueError("user and item must be two fields")
     elif isinstance(config, Ffm):
-        size_bytes = 4 * n_fields**2 * config.k
+        size_bytes = 4 * n**2 * config.k
         if size_bytes > FFM_BYTES_MAX:
             needed_mib, most_mib = -(-size_bytes >> 20), FFM_BYTES_MAX >> 20
             raise ValueError(
-                f"an FFM of {n_fields} fields and k = {config.k} needs {needed_mib} MiB a call (4 fields^2 k bytes), "
+                f"an FFM of {n} fields and k = {config.k} needs {needed_mib} MiB a call (4 fields^2 k bytes), "
                 f"and at most {most_mib} are taken: fewer fields, a smaller k, or kind fm"
             )
     else:
-        most = {Poly2: PAIR_FIELDS_MAX, Fwfm: FWFM_FIELDS_MAX}.get(type(config), n_fields)
-        if n_fields > most:
-            raise ValueError(f"{n_fields} fields, and at most {most} are taken where pairs of fields are kept")
+        most = {Poly2: PAIR_FIELDS_MAX, Fwfm: FWFM_FIELDS_MAX}.get(type(config), n)
+        if n > most:
+            raise ValueError(f"{n} fields, and at most {most} are taken where pairs of fields are kept")
 
 
 def read_config(model: Mapping[str, Any], file_format: int) -> ModelConfig:
-    """The model that a manifest describes; before format 2 there were no scales, and kinds had what they did not use."""
+    """The model that a manifest describes; before format 2 it had no scales, and settings that it did not use."""
     tree = dict(model)
     if file_format < 2:
         tree["scales"] = None
@@ -288,4 +308,4 @@ def read_config(model: Mapping[str, Any], file_format: int) -> ModelConfig:
             tree = {name: value for name, value in tree.items() if name in Lr.__struct_fields__ or name == "kind"}
         if tree.get("kind") == "ffm":
             tree["pairs"] = None
-    return msgspec.convert(tree, ModelConfig)  # type: ignore[no-any-return,arg-type]
+    return msgspec.convert(tree, ModelConfig)  # type: ignore[no-any-return]

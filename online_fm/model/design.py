@@ -1,14 +1,13 @@
 """How a configuration becomes a model: its kernels, its record, the rows that it sees, and what the kernels are told.
 
-Everything about a kind of model is said here once; `learner` knows none. Poly2 and MF have no kernels of their own: Poly2
-is LR over rows to which their pairs of features were added, MF an FM over the two fields that it looks at.
+Everything about a kind of model is said here once; `learner` knows none. Poly2 and MF have no kernels of their own:
+Poly2 is LR over rows to which their pairs of features were added, MF an FM over the two fields that it looks at.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from itertools import combinations_with_replacement
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,10 +22,10 @@ from online_fm.model.config import (
     Fwfm,
     Kalman,
     KalmanFactors,
+    Lr,
     Mf,
     PairScales,
     Poly2,
-    Lr,
     SingleConfig,
     WeightOptimizer,
 )
@@ -76,9 +75,6 @@ class Design:
         """The names of the fields of the rows that the model sees."""
         config = self.config
         if isinstance(config, Mf):
-            for role, name in (("user", config.user), ("item", config.item)):
-                if name not in self.given:
-                    raise ValueError(f"{role}: there is no field '{name}'")
             return config.user, config.item
         if isinstance(config, Poly2):
             return self.given + tuple(f"{a}*{b}" for a, b in combinations_with_replacement(self.given, 2))

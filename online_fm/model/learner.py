@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from online_fm.features.batch import Rows
 from online_fm.model import forget
-from online_fm.model.config import Kalman, SingleConfig, check_size
+from online_fm.model.config import Kalman, Poly2, SingleConfig, check_fields
 from online_fm.model.design import Design
 from online_fm.model.kernels import FIELD_ROWS, PANEL, PRECISION, RHO, RHO_SUM, TAU, TAU_SUM
 from online_fm.model.state import Table, tensor
@@ -66,7 +66,7 @@ class _Parameters:
     """
 
     def __init__(self, config: SingleConfig, fields: Sequence[str], *, learns: bool) -> None:
-        check_size(config, len(fields))
+        check_fields(config, fields)
         self.config = config
         self.design = design = Design(config, fields, learns=learns)
         self.table = Table(design.layout, config.max_features, design.seed, design.init_sd)
@@ -81,7 +81,7 @@ class _Parameters:
         self.pairs[0] = design.pair_start
 
     def named(self) -> dict[str, NDArray[Any]]:
-        """All that is not of one feature, by its name in a file, as views; what the design does not have is left out."""
+        """All that is not of one feature, by its name in a file, as views; without what the design does not have."""
         n, design = len(self.design.fields), self.design
         fields, pairs = self.fields[:, :n], self.pairs[:, :, :n]
         found: dict[str, NDArray[Any]] = {"w0": self.bias}
@@ -109,6 +109,20 @@ class _Parameters:
         self.table.fill(tensors, len(self.design.fields), overflowed)
         for name, view in views.items():
             view[...] = new[name]
+
+    def take(self, old: _Parameters) -> None:
+        """Take over what a model over the first of these fields knows; features get initial factors towards the new."""
+        columns = old.table.columns()
+        tags = columns["tags"]
+        ends = np.array([0, len(tags)], np.int64)
+        features = Rows(ends, (tags >> 32).astype(np.uint16), tags.astype(np.uint32), np.ones(len(tags), np.float32))
+        self.table.resolve(features, np.ones(1, np.bool_))
+        views = self.table.columns()
+        for name, column in columns.items():
+            views[name][..., : column.shape[-1]] = column
+        mine = self.named()
+        for name, array in old.named().items():
+            mine[name][tuple(slice(size) for size in array.shape)] = array
 
     def columns(self, rows: Rows) -> tuple[Rows, tuple[NDArray[Any], ...]]:
         """The rows as the model takes them, and the kernels' first arguments."""
@@ -148,6 +162,11 @@ class Learner:
         self._tick = np.full(1, -1, np.int64)
 
     @property
+    def n_fields(self) -> int:
+        """Fields of the rows that it takes."""
+        return len(self._design.given)
+
+    @property
     def features(self) -> int:
         """Features with a record."""
         return self._known.table.size
@@ -178,7 +197,8 @@ class Learner:
                 self._pass(tick)
             piece = slice(start, end)
             parts.append(self._learn(rows.part(start, end), label[piece], weight[piece], learn[piece]))
-        return parts[0] if len(parts) == 1 else Outcome(*_joined(part[:4] for part in parts))
+        p, logit, variance, quarantined = _joined(part[:4] for part in parts)
+        return Outcome(p, logit, variance, quarantined)
 
     def _pieces(self, n: int, time_ms: NDArray[np.int64] | None) -> Iterator[tuple[int, int, int | None]]:
         """(start, end, tick) of rows to work on at once: at least one, however empty."""
@@ -231,6 +251,19 @@ class Learner:
     def predict(self, rows: Rows) -> Prediction:
         """What `step` would predict of every row; changes nothing."""
         return self._known.predict(self._predict, rows)
+
+    def widened(self, fields: Sequence[str]) -> Learner:
+        """A learner that goes on from here over these fields, which begin with its own.
+
+        It is bit for bit what it would be, had the new fields been there from the start and in no row. Not for Poly2,
+        whose pairs of fields are numbered.
+        """
+        if tuple(fields[: self.n_fields]) != self._design.given or isinstance(self.config, Poly2):
+            raise ValueError("new fields go behind those that are there, and not in a poly2")
+        wide = Learner(self.config, fields)
+        wide._known.take(self._known)  # of its own class
+        wide._tick[:] = self._tick  # as above
+        return wide
 
     def state(self) -> dict[str, NDArray[Any]]:
         """All that is needed to go on bit for bit, in canonical form (features in the order of first learning)."""

@@ -248,7 +248,7 @@ def _learn_pairs(
     rates: Rates,
     zero: F32,
 ) -> None:
-    """R of all pairs of the row's fields. `alone` f32[F] and `slopes` f32[F, F padded] are scratch, always left at 0."""
+    """R of all pairs of the row's fields. `alone` f32[F] and `slopes` f32[F, F padded] are scratch, left at 0."""
     k, width, flat = len(zero), pairs.shape[2], pairs.reshape(pairs.size)
     for j in range(lo, hi):
         vx = load(own, (j - lo) * k, zero)

@@ -152,10 +152,8 @@ def _leave(lo: int, hi: int, fld: U16, seen: U8, sums: F32, zero: F32) -> None:
 
 
 @njit(**INLINE)
-def _slope(
-    by_pair: bool, f: int, z: F32, u: F32, meets: F32, pairs: F32, zero: F32
-) -> F32:
-    """h of a feature of field f: what the others of its row show it."""
+def _slope(by_pair: bool, f: int, z: F32, u: F32, meets: F32, pairs: F32, zero: F32) -> F32:
+    """H of a feature of field f: what the others of its row show it."""
     if by_pair:
         return load(meets, f * len(zero), zero) - u * pairs[0, f, f]
     return z - u
@@ -190,10 +188,8 @@ def _factor_variance(
         h = _slope(by_pair, f, z, u, meets, pairs, zero) * (fields[RHO, f] * val[j])
         if idle(v_needs_w, flat, at):
             continue
-        if at >= 0:
-            variance = variance + h * (h * load(flat, at + head + k, zero))
-        else:
-            variance = variance + h * (h * v_prior)
+        s = load(flat, at + head + k, zero) if at >= 0 else zero + v_prior
+        variance = variance + h * (h * s)
     return total(variance)
 
 
@@ -457,9 +453,7 @@ def make_step(
                                 h * (rho * x), np.float32(g), np.float32(lam), flat, at + head, k, v_rates
                             )
                         else:
-                            update_factors(
-                                v_kind, h * np.float32(g * np.float64(x)), rho, flat, at + head, k, v_rates
-                            )
+                            update_factors(v_kind, h * np.float32(g * np.float64(x)), rho, flat, at + head, k, v_rates)
                 if w_kind == KALMAN:
                     learn_priors(lo, hi, fld, fields, evidence, w_rates)
                 if scaled:
@@ -467,9 +461,7 @@ def make_step(
                     if not by_pair:
                         learn_factor_scales(np.float32(e), slopes, per_field, size, scale_rates)
                 if by_pair:
-                    _learn_pairs(
-                        np.float32(e), lo, hi, fld, seen, part, sums, pairs, own, met, scale_rates, zero
-                    )
+                    _learn_pairs(np.float32(e), lo, hi, fld, seen, part, sums, pairs, own, met, scale_rates, zero)
             if by_pair:
                 _leave(lo, hi, fld, seen, sums, zero)
 

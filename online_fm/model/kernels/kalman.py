@@ -1,23 +1,24 @@
 """The diagonal extended Kalman filter: a mean and a variance for each coordinate, learned by assumed-density filtering.
 
 An event says of the logit m (variance S) the slope g and the curvature lam of its likelihood (`link.respond`). With
-the slope h = dm/d(coordinate), scale and value included, Gaussian conditioning moves a coordinate of mean mu and variance
-s by
+the slope h = dm/d(coordinate), scale and value included, Gaussian conditioning moves a coordinate of mean mu and
+variance s by
 
     mu -= s h g          s -= (s h)^2 lam          forgetting, per touch: s += q s (1 - s / prior)
 
-This is the update of factors. Weights are kept by their natural parameters, eta = mu / s^2 and D, the precision that events
-have brought, s^2 = 1 / (1 / pi_f + D), so that a changed prior variance pi_f of their field acts at once on all of them:
+This is the update of factors. Weights are kept by their natural parameters, eta = mu / s and D, the precision that
+events have brought, s = 1 / (1 / pi_f + D), so that a changed prior variance pi_f of their field acts at once on all:
 
-    D = (1 - q) D + h^2 lamx / (1 + lamx (S - h^2 s^2)),     lamx the precision that the event brings to m
+    D = (1 - q) D + h^2 lamx / (1 + lamx (S - h^2 s)),     lamx the precision that the event brings to m
 
-pi_f is learned by evidence (MacKay 1992): with gamma_i = max(0, 1 - s_i^2 / pi_f), how well the data determine weight i,
+pi_f is learned by evidence (MacKay 1992): with gamma_i = max(0, 1 - s_i / pi_f), how well data determine weight i,
 
     A_f = sum_i mu_i^2    G_f = sum_i gamma_i    pi_f = (A_f + c prior) / (G_f + c)
 
 within [1e-3, 20] times the prior. Each weight's last contributions to A_f and G_f lie in its record: computed anew with
-today's pi_f they would let the sums drift. References: Opper 1998; Minka 2001; Puskorius & Feldkamp 1991; Ollivier 2018;
-for click models Graepel et al., ICML 2010 and Chapelle & Li, NIPS 2011; for bilinear ones Stern et al., WWW 2009.
+today's pi_f they would let the sums drift. References: Opper 1998; Minka 2001; Puskorius & Feldkamp 1991;
+Ollivier 2018; for click models Graepel et al., ICML 2010 and Chapelle & Li, NIPS 2011; for bilinear ones Stern et al.,
+WWW 2009.
 
 Rates: weights (q, c or 0, prior, 0, 0), factors (q, 1 / prior, prior, 0, 0). A record's head is `eta D a g`.
 """
@@ -94,6 +95,6 @@ def learn_factors(h: F32, g: np.float32, lam: np.float32, array: F32, at: int, w
     s = load(array, at + width, h)
     sh = s * h
     s_new = s - sh * sh * lam
-    s_new = s_new + s_new * rates[0] * (ONE - s_new * rates[1])
+    back: F32 = s_new * rates[0] - s_new * s_new * (rates[0] * rates[1])
     store(array, at, v - sh * g)
-    store(array, at + width, where_nonzero(h, s_new, s))
+    store(array, at + width, where_nonzero(h, s_new + back, s))

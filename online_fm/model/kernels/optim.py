@@ -4,16 +4,19 @@ G is the gradient of the loss without the learned scale s (tau, rho or R) of the
 step only. With it inside the accumulators, which divide by their root, it would act once where it has to act twice:
 measured, that is worse on drifting streams. State of a coordinate:
 
-FTRL    z, n   n' = (1 - decay) n + G^2      z += s G - (sqrt(n') - sqrt(n)) / alpha w      (McMahan et al., KDD 2013)
+FTRL    z, n   n' = (1 - decay) n + G^2;  z += s G - (sqrt(n') - sqrt(n)) / alpha w
                w = 0 if |z| <= l1, else -(z - sgn(z) l1) / ((beta + sqrt(n')) / alpha + l2)
-AdaGrad A      G' = G + l2 w;  A = (1 - decay) A + G'^2;  w -= eta (s G + l2 w) / sqrt(a0 + A)  (Duchi et al., JMLR 2011)
+               (McMahan et al., KDD 2013)
+AdaGrad A      G' = G + l2 w;  A = (1 - decay) A + G'^2;  w -= eta (s G + l2 w) / sqrt(a0 + A)
+               (Duchi et al., JMLR 2011)
 Adam    m r c d   m += (1 - beta1) (G' - m);  r += (1 - beta2) (G'^2 - r);  w -= eta s (m / c) / (sqrt(r / d) + eps)
-               (Kingma & Ba, ICLR 2015; c, d = 1 - beta^t are kept as running sums, so that each coordinate counts its own t)
+               (Kingma & Ba, ICLR 2015; c, d = 1 - beta^t are running sums, so that each coordinate has its own t)
 SGD     t      w -= eta / (1 + decay t) (s G + l2 w);  t += 1
 
 The difference of roots is computed as (n' - n) / (sqrt(n') + sqrt(n)): in float32 it would lose all its digits
-once n is large. As z is moved by what w asks of it, w stays as it is while n fades. Factors start at their initial value
-with z = 0 (alphaFM): the first gradient that is not 0 turns them into the weight that z, n give; until then they stay.
+once n is large. As z is moved by what w asks of it, w stays as it is while n fades. Factors start at their initial
+value with z = 0 (alphaFM): the first gradient that is not 0 turns them into the weight that z, n give; until then they
+stay.
 
 A gradient of exactly 0 leaves weight and state as they are. Rates are tuples of float32: (1 / alpha, beta, l1, l2,
 decay), (eta, a0, 0, l2, decay), (eta, beta1, beta2, l2, eps), (eta, decay, 0, l2, 0). Roots and divisions are what an
@@ -81,8 +84,8 @@ def _adam_weight(g: np.float32, s: np.float32, array: F32, at: int, rates: Rates
     g = g + l2 * array[at]
     m = array[at + 1] + (ONE - beta1) * (g - array[at + 1])
     r = array[at + 2] + (ONE - beta2) * (g * g - array[at + 2])
-    c = array[at + 3] + (ONE - beta1) * (ONE - array[at + 3])
-    d = array[at + 4] + (ONE - beta2) * (ONE - array[at + 4])
+    c = array[at + 3] * beta1 + (ONE - beta1)
+    d = array[at + 4] * beta2 + (ONE - beta2)
     array[at] -= eta * s * (m / c) / (np.sqrt(r / d) + eps)
     array[at + 1] = m
     array[at + 2] = r
@@ -154,8 +157,8 @@ def _adam_factors(g: F32, s: F32, array: F32, at: int, width: int, rates: Rates)
     pulled = g + v * l2
     m_new = m + (pulled - m) * (ONE - beta1)
     r_new = r + (pulled * pulled - r) * (ONE - beta2)
-    c_new = c + (ONE - c) * (ONE - beta1)
-    d_new = d + (ONE - d) * (ONE - beta2)
+    c_new = c * beta1 + (ONE - beta1)
+    d_new = d * beta2 + (ONE - beta2)
     step: F32 = m_new / c_new / (sqrt(r_new / d_new) + eps) * eta * s
     store(array, at, where_nonzero(g, v - step, v))
     store(array, at + width, where_nonzero(g, m_new, m))

@@ -20,9 +20,7 @@ from online_fm.model.kernels.table import mix, tag_of
 __all__ = ["make_pairs", "make_select", "pair_number"]
 
 _GIVEN = tuple(array_of(kind) for kind in (types.int64, types.uint16, types.uint32, types.float32))
-_MADE = types.Tuple(
-    [array_of(kind, written=True) for kind in (types.int64, types.uint16, types.uint32, types.float32)]
-)  # type: ignore[no-untyped-call]
+_MADE = types.Tuple([array_of(kind, written=True) for kind in (types.int64, types.uint16, types.uint32, types.float32)])  # type: ignore[no-untyped-call]
 
 
 @njit(**INLINE)
@@ -74,7 +72,11 @@ def make_select(fingerprint: int = FINGERPRINT) -> Callable[..., Any]:
         _ = fingerprint
         n = ptr.size - 1
         ends = np.zeros(n + 1, np.int64)
-        fields, keys, values = np.empty(fld.size, np.uint16), np.empty(fld.size, np.uint32), np.empty(fld.size, np.float32)
+        fields, keys, values = (
+            np.empty(fld.size, np.uint16),
+            np.empty(fld.size, np.uint32),
+            np.empty(fld.size, np.float32),
+        )
         at = 0
         for i in range(n):
             for j in range(ptr[i], ptr[i + 1]):

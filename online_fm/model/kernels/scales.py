@@ -26,7 +26,7 @@ LARGEST = np.float32(1e15)
 
 @njit(**INLINE)
 def learn_weight_scales(e: np.float32, slopes: F32, fields: F32, width: int, rates: Rates) -> None:
-    """tau of all fields, from d = e slopes[0]; the slopes are cleared. Arrays are flat, rows `width` long."""
+    """Tau of all fields, from d = e slopes[0]; the slopes are cleared. Arrays are flat, rows `width` long."""
     eta, a0, floor, _, _ = rates
     panel = zeros(PANEL)
     for c in range(0, width, PANEL):
@@ -39,7 +39,7 @@ def learn_weight_scales(e: np.float32, slopes: F32, fields: F32, width: int, rat
 
 @njit(**INLINE)
 def learn_factor_scales(e: np.float32, slopes: F32, fields: F32, width: int, rates: Rates) -> None:
-    """rho of all fields; slopes[1] holds rho dm/drho. As `learn_weight_scales` otherwise."""
+    """Rho of all fields; slopes[1] holds rho dm/drho. As `learn_weight_scales` otherwise."""
     eta, a0, floor, _, _ = rates
     panel = zeros(PANEL)
     for c in range(0, width, PANEL):

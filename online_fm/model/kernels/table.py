@@ -130,8 +130,8 @@ def make_table(fingerprint: int = FINGERPRINT) -> tuple[Callable[..., int], Call
         """Fill `slot` for the rows from `row` on; return the row before which the table must grow, or n.
 
         counts i64[2]: features, and features of learned rows that found no place. records f32[capacity, stride], of
-        which all unused ones are 0; factors lie at `v_at`, `n_v` of them, their first state `width` further on; it begins
-        with `v_start`.
+        which all unused ones are 0; factors lie at `v_at`, `n_v` of them, their first state, which begins with
+        `v_start`, `width` further on.
         """
         _ = fingerprint
         flat = records.reshape(records.size)
