@@ -1,29 +1,38 @@
 """Compile the kernels of every kind of model and optimizer into Numba's cache, with the usual numbers of factors.
 
-Run once, when the image is built, after a short demo has compiled the rest. Another k is compiled when a worker with
-that k first starts, which takes some seconds.
+Run once, when the image is built, after a short demo has compiled the rest. Another k, or another pair of optimizers,
+is compiled when a worker with it first starts, which takes some seconds.
 """
 
 from __future__ import annotations
 
 from itertools import product
-from typing import Final, Literal
+from typing import Any, Final
 
-from online_fm.model.config import AdaGrad, Ftrl, ModelConfig
-from online_fm.model.learner import Learner, Predictor
+import msgspec
+
+from online_fm.model import ModelConfig, make_learner, make_predictor
 
 __all__ = ["compile_all"]
 
-FACTORS: Final[dict[Literal["lr", "fm", "ffm"], tuple[int, ...]]] = {"lr": (8,), "fm": (4, 8, 16), "ffm": (4,)}
-OPTIMIZERS: Final[tuple[Ftrl | AdaGrad, ...]] = Ftrl(), AdaGrad()
+FACTORS: Final = {"fm": (4, 8, 16), "ffm": (4,), "fwfm": (8,), "mf": (8, 16)}
+OPTIMIZERS: Final = ("ftrl", "adagrad", "kalman")
 
 
 def compile_all() -> None:
     """Make a learner and a predictor of each combination; making is what compiles them."""
+    for kind in ("lr", "poly2"):
+        for w in OPTIMIZERS:
+            _compile({"kind": kind, "w": {"kind": w}})
     for kind, ks in FACTORS.items():
-        for k, w, v in product(ks, OPTIMIZERS, OPTIMIZERS):
-            config = ModelConfig(kind=kind, k=k, w=w, v=v, max_features=64)
-            Predictor(config, 1, Learner(config, 1).parameters())
+        named = {"user": "a", "item": "b"} if kind == "mf" else {}
+        for k, optimizer in product(ks, OPTIMIZERS):
+            _compile({"kind": kind, "k": k, "w": {"kind": optimizer}, "v": {"kind": optimizer}, **named})
+
+
+def _compile(model: dict[str, Any]) -> None:
+    config: Any = msgspec.convert({**model, "max_features": 64}, ModelConfig)  # type: ignore[arg-type]
+    make_predictor(config, ("a", "b"), make_learner(config, ("a", "b")).parameters())
 
 
 if __name__ == "__main__":

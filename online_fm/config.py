@@ -23,9 +23,9 @@ from msgspec import Struct, inspect
 
 from online_fm.errors import ConfigError
 from online_fm.events import EventsConfig
-from online_fm.features.spec import FeaturesConfig
+from online_fm.features.spec import FeaturesConfig, named
 from online_fm.join.pending import JoinConfig
-from online_fm.model.config import ModelConfig, check_size
+from online_fm.model.config import Fm, ModelConfig, check_fields
 from online_fm.quality import QualityConfig
 from online_fm.serve.config import ServeConfig
 from online_fm.simulate.config import SimulateConfig
@@ -51,7 +51,7 @@ class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     events: EventsConfig = EventsConfig()
     features: FeaturesConfig | None = None
     join: JoinConfig = JoinConfig()
-    model: ModelConfig = ModelConfig()
+    model: ModelConfig = Fm()
     quality: QualityConfig = QualityConfig()
     train: TrainConfig = TrainConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
@@ -107,7 +107,7 @@ def learning(config: Config) -> LearningConfig:
     if config.features is None:
         raise ConfigError("features: name the fields of your events that the model is to learn from")
     try:
-        check_size(config.model, len(config.features.fields))
+        check_fields(config.model, tuple(named(config.features)))
     except ValueError as problem:
         raise ConfigError(f"model: {problem}") from problem
     found = LearningConfig(

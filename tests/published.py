@@ -8,8 +8,7 @@ import numpy as np
 from online_fm.features.batch import Rows
 from online_fm.features.encode import Encoder
 from online_fm.features.spec import FeaturesConfig
-from online_fm.model.config import ModelConfig
-from online_fm.model.learner import Learner
+from online_fm.model import Learner, ModelConfig, make_learner
 from online_fm.snapshot.format import Manifest, encode
 from online_fm.snapshot.store import Store, file_name
 
@@ -52,7 +51,9 @@ def events(n: int, seed: int = 1) -> list[dict[str, object]]:
 def trained(kind: str = "fm", n: int = 300, seed: int = 1) -> tuple[Learner, Encoder]:
     """A learner that has seen n events."""
     encoder = Encoder(FEATURES)
-    learner = Learner(ModelConfig(kind=kind, k=4, max_features=100_000), len(encoder.fields))
+    factors = {} if kind in ("lr", "poly2") else {"k": 4}
+    config = msgspec.convert({"kind": kind, "max_features": 100_000, **factors}, ModelConfig)
+    learner = make_learner(config, encoder.fields)
     rng = np.random.default_rng(seed)
     label = (rng.random(n) < 0.3).astype(np.float32)
     rows = encoder.encode(events(n, seed)).rows

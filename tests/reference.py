@@ -1,21 +1,45 @@
-"""Slow, obvious twins of the models: float64, one number at a time, from the papers' formulas.
+"""Slow, obvious twins of the models: float64, one number at a time, from the formulas; pairs are summed pair by pair.
 
-A row is a list of (field, key, x). Parameters live in dictionaries by feature; optimizers by coordinate.
+A row is a list of (field, key, x). Parameters live in dictionaries by feature. A pair of features that poly2 makes is
+the tuple of both; the factors of a feature are a list of coordinates, in an FFM k towards each field in turn.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
+from reference_optim import Evidence, FieldPrior, KalmanFactor, KalmanWeight, Scale, coordinate, error_of, sigmoid
 
 from online_fm.features.batch import Rows
-from online_fm.model import AdaGrad, Ftrl, ModelConfig
+from online_fm.model.config import Ffm, Fm, Fwfm, Kalman, KalmanFactors, Lr, Mf, Poly2, SingleConfig
 
+Feature = tuple[Any, ...]
 Row = list[tuple[int, int, float]]
 MASK = 2**64 - 1
 GOLDEN = 0x9E3779B97F4A7C15
+TICKS = 64  # in a half-life
+HOUR_MS = 3_600_000
+
+
+class Term(NamedTuple):
+    """One feature of a row as a model sees it."""
+
+    feature: Feature
+    field: int
+    x: float
+
+
+class Forward(NamedTuple):
+    """One prediction: logit before moderation, variance, moderation and p."""
+
+    m: float
+    variance: float
+    kappa: float
+    p: float
 
 
 def rows_of(rows: list[Row]) -> Rows:
@@ -47,113 +71,250 @@ def initial_factors(seed: int, sd: float, fld: int, key: int, n: int) -> list[fl
     return factors
 
 
-class FtrlCoordinate:
-    """McMahan et al., KDD 2013, Algorithm 1; a value that is not 0 at the start stays until the first gradient."""
-
-    def __init__(self, start: float, settings: Ftrl) -> None:
-        self.value, self.z, self.n, self.settings = start, 0.0, 0.0, settings
-
-    def learn(self, g: float) -> None:
-        s = self.settings
-        sigma = (math.sqrt(self.n + g * g) - math.sqrt(self.n)) / s.alpha
-        self.z += g - sigma * self.value
-        self.n += g * g
-        if self.n == 0.0:
-            return
-        if abs(self.z) <= s.l1:
-            self.value = 0.0
-        else:
-            shrunk = self.z - math.copysign(s.l1, self.z)
-            self.value = -shrunk / ((s.beta + math.sqrt(self.n)) / s.alpha + s.l2)
-
-
-class AdaGradCoordinate:
-    """Duchi et al., JMLR 2011; l2 is part of the gradient of coordinates that have one."""
-
-    def __init__(self, start: float, settings: AdaGrad) -> None:
-        self.value, self.a, self.settings = start, 0.0, settings
-
-    def learn(self, g: float) -> None:
-        if g == 0.0:
-            return
-        g += self.settings.l2 * self.value
-        self.a += g * g
-        self.value -= self.settings.eta * g / math.sqrt(self.settings.a0 + self.a)
-
-
-def coordinate(start: float, settings: Ftrl | AdaGrad) -> FtrlCoordinate | AdaGradCoordinate:
-    return FtrlCoordinate(start, settings) if isinstance(settings, Ftrl) else AdaGradCoordinate(start, settings)
+def pair_field(n_fields: int, f: int, g: int) -> int:
+    """The field of a pair of features in poly2: after the fields themselves, (0, 0) (0, 1) ... (1, 1) (1, 2) ..."""
+    f, g = min(f, g), max(f, g)
+    return n_fields + f * n_fields - f * (f - 1) // 2 + g - f
 
 
 class Reference:
-    """LR, FM or FFM, learning row by row."""
+    """Any single model, learning row by row."""
 
-    def __init__(self, config: ModelConfig, n_fields: int) -> None:
+    def __init__(self, config: SingleConfig, fields: Sequence[str]) -> None:
         self.config = config
-        self.n_v = {"lr": 0, "fm": config.k, "ffm": config.k * n_fields}[config.kind]
-        self.w0 = coordinate(0.0, config.w)
-        self.w: dict[tuple[int, int], FtrlCoordinate | AdaGradCoordinate] = {}
-        self.v: dict[tuple[int, int], list[FtrlCoordinate | AdaGradCoordinate]] = {}
+        chosen = [config.user, config.item] if isinstance(config, Mf) else list(fields)
+        self.place = {number: chosen.index(name) for number, name in enumerate(fields) if name in chosen}
+        n = self.n_fields = len(chosen)
+        wide = n + n * (n + 1) // 2 if isinstance(config, Poly2) else n
+        self.k = 0 if isinstance(config, Lr | Poly2) else config.k
+        self.n_v = self.k * n if isinstance(config, Ffm) else self.k
+        kalman = isinstance(config.w, Kalman)
+        self.w0: Any = KalmanFactor(1.0, config.w.q) if kalman else coordinate(config.w)
+        self.w: dict[Feature, Any] = {}
+        self.v: dict[Feature, list[Any]] = {}
+        self.unseen: dict[Feature, list[Any]] = {}
+        self.priors = [FieldPrior(config.w) if kalman else None for _ in range(wide)]
+        s = config.scales
+        self.tau = [Scale(1.0, s.eta, s.a0, s.floor) if s else None for _ in range(wide)]
+        per_field = s and isinstance(config, Fm | Mf)
+        self.rho = [Scale(1.0, s.eta, s.a0, s.floor) if per_field else None for _ in range(n)]
+        pairs = config.pairs if isinstance(config, Ffm | Fwfm) else None
+        both = itertools.combinations_with_replacement(range(n), 2)
+        self.r = {pair: Scale(pairs.start, pairs.eta, pairs.a0, -math.inf) for pair in both} if pairs else {}
+        self.has_variance = kalman or (self.k > 0 and isinstance(config.v, KalmanFactors))
+        self.tick: int | None = None
 
-    def weight_of(self, fld: int, key: int) -> float:
-        return self.w[fld, key].value if (fld, key) in self.w else 0.0
+    # What a row is to the model
 
-    def factors_of(self, fld: int, key: int) -> list[float]:
-        if (fld, key) in self.v:
-            return [c.value for c in self.v[fld, key]]
-        return initial_factors(self.config.seed, self.config.init_sd, fld, key, self.n_v)
+    def terms(self, row: Row) -> list[Term]:
+        placed = [(self.place[fld], key, x) for fld, key, x in row if fld in self.place]
+        terms = [Term((fld, key), fld, x) for fld, key, x in placed]
+        if isinstance(self.config, Poly2):
+            for a, b in [(a, b) for j, b in enumerate(terms) for a in terms[:j]]:
+                field = pair_field(self.n_fields, a.field, b.field)
+                terms.append(Term(tuple(sorted((a.feature, b.feature))), field, a.x * b.x))
+        return terms
 
-    def towards(self, i: tuple[int, int], fld: int) -> list[float]:
-        """The factors of feature i that meet a feature of field `fld`."""
-        v, k = self.factors_of(*i), self.config.k
-        return v if self.config.kind == "fm" else v[fld * k : fld * k + k]
+    def field_of(self, feature: Feature) -> int:
+        """A feature's field; that of a pair by the fields of both."""
+        a, b = feature
+        return pair_field(self.n_fields, a[0], b[0]) if isinstance(a, tuple) else a
+
+    def weight(self, term: Term) -> Any:
+        """The feature's weight, or the one that it would start with."""
+        if term.feature in self.w:
+            return self.w[term.feature]
+        return KalmanWeight(self.priors[term.field]) if self.priors[term.field] else coordinate(self.config.w)
+
+    def factors(self, term: Term) -> list[Any]:
+        """The feature's factors, or those that it would start with."""
+        feature = term.feature
+        if feature not in self.v and feature not in self.unseen:
+            self.unseen[feature] = self.first_factors(feature)
+        return self.v[feature] if feature in self.v else self.unseen[feature]
+
+    def first_factors(self, feature: Feature) -> list[Any]:
+        config = self.config
+        start = initial_factors(config.seed, config.init_sd, *feature, self.n_v) if self.n_v else []
+        if start and isinstance(config.v, KalmanFactors):
+            return [KalmanFactor.of(config.v, value) for value in start]
+        return [coordinate(config.v, value) for value in start]
+
+    def active(self, term: Term) -> bool:
+        """Whether its factors take part."""
+        return self.n_v > 0 and not (self.config.v_needs_w and self.weight(term).value == 0.0)
+
+    # The pairs
+
+    def inner_scale(self, term: Term) -> float:
+        rho = self.rho[term.field]
+        return rho.value if rho else 1.0
+
+    def pair_scale(self, a: Term, b: Term) -> float:
+        pair = min(a.field, b.field), max(a.field, b.field)
+        return self.r[pair].value if self.r else 1.0
+
+    def towards(self, other: Term) -> range:
+        """Which factors meet those of the other feature."""
+        start = other.field * self.k if isinstance(self.config, Ffm) else 0
+        return range(start, start + self.k)
+
+    def product(self, a: Term, b: Term) -> float:
+        """x_a x_b <v_a, v_b>, of the factors that meet."""
+        va, vb = self.factors(a), self.factors(b)
+        meeting = zip(self.towards(b), self.towards(a), strict=True)
+        return a.x * b.x * sum(va[i].value * vb[j].value for i, j in meeting)
+
+    def met(self, terms: list[Term]) -> Iterator[tuple[Term, Term]]:
+        return itertools.combinations([term for term in terms if self.active(term)], 2)
+
+    def slopes(self, terms: list[Term], at: int) -> dict[int, tuple[float, float]]:
+        """Of each factor of the feature at `at` that others meet: (dm/dv without its own scale, that scale)."""
+        me = terms[at]
+        found: dict[int, tuple[float, float]] = {}
+        for j, other in enumerate(terms):
+            if j == at or not self.active(me) or not self.active(other):
+                continue
+            inside, scale = me.x * other.x, 1.0
+            if isinstance(self.config, Ffm):
+                scale = self.pair_scale(me, other)
+            elif isinstance(self.config, Fwfm):
+                inside *= self.pair_scale(me, other)
+            else:
+                inside, scale = inside * self.inner_scale(other), self.inner_scale(me)
+            theirs = self.factors(other)
+            for i, c in zip(self.towards(other), self.towards(me), strict=True):
+                found[i] = found.get(i, (0.0, 0.0))[0] + inside * theirs[c].value, scale
+        return found
+
+    # Forward
+
+    def outer_scale(self, term: Term) -> float:
+        tau = self.tau[term.field]
+        return tau.value if tau else 1.0
+
+    def raw(self, row: Row) -> float:
+        """m, all pairs, O(n^2 k)."""
+        terms = self.terms(row)
+        m = self.w0.value + sum(self.outer_scale(t) * t.x * self.weight(t).value for t in terms)
+        for a, b in self.met(terms):
+            m += self.inner_scale(a) * self.inner_scale(b) * self.pair_scale(a, b) * self.product(a, b)
+        return float(m)
+
+    def variance(self, row: Row) -> float:
+        """Of m, by the parts that have a variance."""
+        terms = self.terms(row)
+        total = 0.0
+        if isinstance(self.config.w, Kalman):
+            total += self.w0.variance
+            total += sum((self.outer_scale(t) * t.x) ** 2 * self.weight(t).variance for t in terms)
+        if self.n_v and isinstance(self.config.v, KalmanFactors):
+            for at, term in enumerate(terms):
+                factors = self.factors(term)
+                total += sum((h * s) ** 2 * factors[i].variance for i, (h, s) in self.slopes(terms, at).items())
+        return float(total)
+
+    def forward(self, row: Row) -> Forward:
+        m, variance = self.raw(row), self.variance(row)
+        kappa = 1 / math.sqrt(1 + math.pi * variance / 8) if self.config.loss == "log" else 1.0
+        p = sigmoid(kappa * m) if self.config.loss == "log" else m
+        return Forward(m, variance, kappa, p)
 
     def logit(self, row: Row) -> float:
-        """All pairs, O(n^2 k)."""
-        m = self.w0.value + sum(x * self.weight_of(fld, key) for fld, key, x in row)
-        if self.config.kind == "lr":
-            return m
-        for i, (fi, ki, xi) in enumerate(row):
-            for fj, kj, xj in row[:i]:
-                pairs = zip(self.towards((fi, ki), fj), self.towards((fj, kj), fi), strict=True)
-                m += xi * xj * sum(a * b for a, b in pairs)
-        return m
+        """What is reported: m, moderated where it has a variance."""
+        forward = self.forward(row)
+        return forward.kappa * forward.m
 
-    def factor_gradient(self, row: Row, i: int) -> list[float]:
-        """dlogit/dv of the i-th feature of the row: what every other feature shows it."""
-        fi, _, xi = row[i]
-        gradient = [0.0] * self.n_v
-        for j, (fj, kj, xj) in enumerate(row):
-            if j != i and self.n_v:
-                at = 0 if self.config.kind == "fm" else fj * self.config.k
-                for c, other in enumerate(self.towards((fj, kj), fi)):
-                    gradient[at + c] += xi * xj * other
-        return gradient
+    # Learning
 
-    def step(self, row: Row, label: float, weight: float, learn: bool = True) -> float:
-        """p before learning; then every gradient from that forward pass, applied one after another."""
-        p = sigmoid(self.logit(row))
+    def step(self, row: Row, label: float, weight: float, learn: bool = True, time_ms: int | None = None) -> float:
+        """p before learning; then everything that is learned from that forward pass, one after another."""
+        if time_ms is not None:
+            self.reach(time_ms)
+        forward = self.forward(row)
         if not learn or weight == 0.0:
-            return p
-        g = weight * (p - label)
-        gradients = [self.factor_gradient(row, i) for i in range(len(row))]
-        self.w0.learn(g)
-        for (fld, key, x), slope in zip(row, gradients, strict=True):
-            self.w.setdefault((fld, key), coordinate(0.0, self.config.w)).learn(g * x)
-            if (fld, key) not in self.v:
-                self.v[fld, key] = [coordinate(v, self.config.v) for v in self.factors_of(fld, key)]
-            for c, h in zip(self.v[fld, key], slope, strict=True):
-                c.learn(g * h)
-        return p
+            return forward.p
+        terms = self.terms(row)
+        slopes = [self.slopes(terms, at) for at in range(len(terms))]
+        error = error_of(self.config.loss, forward.kappa * forward.m, label)
+        later = list(self.scale_steps(terms, slopes, weight * error))
+        seen = self.evidence(forward, error, weight)
+        self.learn_parameters(terms, slopes, seen, seen.g if self.has_variance else weight * error)
+        for prior in self.priors:
+            if prior:
+                prior.settle()
+        for scale, d in later:
+            scale.learn(d)
+        return forward.p
+
+    def evidence(self, forward: Forward, error: float, weight: float) -> Evidence:
+        """What the Kalman parts learn from."""
+        kappa, variance = forward.kappa, forward.variance
+        if self.config.loss == "log":
+            return Evidence.of(kappa * error, kappa**2 * forward.p * (1 - forward.p), variance, weight)
+        total = variance + self.config.noise
+        return Evidence.of(error / total, 1 / total, variance, weight)
+
+    def learn_parameters(
+        self, terms: list[Term], slopes: list[dict[int, tuple[float, float]]], seen: Evidence, g: float
+    ) -> None:
+        """g: what the gradient's optimizers take, the slope of the weighted loss by m.
+
+        Where there is a variance the loss is that of the label's distribution with m integrated out, and its slope the
+        g of `Evidence`.
+        """
+        active = [self.active(term) for term in terms]
+        taus = [self.outer_scale(term) for term in terms]
+        for term in terms:
+            self.w.setdefault(term.feature, self.weight(term))
+            self.v.setdefault(term.feature, self.factors(term))
+        learn_one(self.w0, 1.0, 1.0, seen, g)
+        for i, term in enumerate(terms):
+            learn_one(self.w[term.feature], term.x, taus[i], seen, g)
+            if active[i]:
+                for c, (slope, scale) in slopes[i].items():
+                    learn_one(self.v[term.feature][c], slope, scale, seen, g)
+
+    def scale_steps(
+        self, terms: list[Term], slopes: list[dict[int, tuple[float, float]]], ce: float
+    ) -> Iterator[tuple[Scale, float]]:
+        """Each scale of the row with its slope of the weighted loss."""
+        for field in {term.field for term in terms}:
+            mine = [(i, term) for i, term in enumerate(terms) if term.field == field]
+            if self.tau[field]:
+                yield self.tau[field], ce * sum(term.x * self.weight(term).value for _, term in mine)
+            if self.n_v and self.rho[field]:
+                shown = [(self.factors(term), slopes[i]) for i, term in mine]
+                yield self.rho[field], ce * sum(v[c].value * h for v, hs in shown for c, (h, _) in hs.items())
+        products: dict[tuple[int, int], float] = {}
+        for a, b in self.met(terms):
+            pair = min(a.field, b.field), max(a.field, b.field)
+            products[pair] = products.get(pair, 0.0) + self.product(a, b)
+        for pair, product in products.items():
+            if self.r:
+                yield self.r[pair], ce * product
+
+    def reach(self, time_ms: int) -> None:
+        """Forget as many ticks of the half-life as the time has passed."""
+        if self.config.half_life_h is None:
+            return
+        tick = math.floor(time_ms / (self.config.half_life_h * HOUR_MS / TICKS))
+        passed = 0 if self.tick is None else max(0, tick - self.tick)
+        self.tick = tick if self.tick is None else max(tick, self.tick)
+        share = 2.0 ** (-passed / TICKS)
+        for learned in (self.w0, *self.w.values(), *itertools.chain(*self.v.values())):
+            learned.fade(share)
+        for scale in (*self.tau, *self.rho, *self.r.values()):
+            if scale:
+                scale.sum *= share
 
 
-def sigmoid(m: float) -> float:
-    return 1.0 / (1.0 + math.exp(-m)) if m >= 0 else math.exp(m) / (1.0 + math.exp(m))
-
-
-def log_loss(m: float, y: float) -> float:
-    """-log p where y = 1, -log(1 - p) where y = 0."""
-    return math.log1p(math.exp(-abs(m))) + max(m, 0.0) - y * m
+def learn_one(learned: Any, slope: float, scale: float, seen: Evidence, g: float) -> None:
+    """One coordinate: a Kalman one takes the whole slope of m, the others the loss's raw gradient and the scale."""
+    if isinstance(learned, KalmanWeight | KalmanFactor):
+        learned.learn(slope * scale, seen)
+    else:
+        learned.learn(g * slope, scale)
 
 
 def difference_quotient(f: Callable[[float], float], at: float, h: float = 1e-5) -> float:

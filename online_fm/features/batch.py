@@ -30,6 +30,11 @@ class Rows:
     def nnz(self) -> int:
         return int(self.ptr[-1])
 
+    def part(self, start: int, end: int) -> Rows:
+        """The rows start:end; their features are views."""
+        lo, hi = int(self.ptr[start]), int(self.ptr[end])
+        return Rows(self.ptr[start : end + 1] - lo, self.fld[lo:hi], self.key[lo:hi], self.val[lo:hi])
+
     @staticmethod
     def empty(n: int = 0) -> Rows:
         """Rows without a feature."""

@@ -4,7 +4,7 @@ Invariant: feature number `i` (in the order of first learning) has its tag in `t
 optimizer state in `records[i]`; the index holds exactly the tags `tags[:size]`; records from `size` on are 0. The table
 doubles until `max_features`; a feature of a learned row that then finds no place is counted in `overflowed`, each time.
 
-A record is `w s1 s2 _ | v | s1 of v | s2 of v` in float32, padded so that it touches as few cache lines as it can
+A record is `w states... | v | state of v...` in float32, padded so that it touches as few cache lines as it can
 wherever it begins (separate arrays cost a factor of 1.7 and more). The canonical form, `columns()`, knows nothing of
 that layout.
 """
@@ -18,7 +18,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from online_fm.features.batch import Rows
-from online_fm.model.kernels import ffm, fm
 from online_fm.model.kernels.table import make_table
 
 __all__ = ["Layout", "Table", "aligned_zeros", "tensor"]
@@ -28,13 +27,17 @@ FIRST_CAPACITY = 1 << 12
 
 
 class Layout(NamedTuple):
-    """Where things lie in a record: from `head` on `width` floats of factors (`factors` used), then their state."""
+    """Where things lie in a record: from `head` on `width` floats of factors (`factors` used), then their state.
+
+    v_start is what the first state of a new feature's factors begins with.
+    """
 
     head: int
     factors: int
     width: int
     w_states: int
     v_states: int
+    v_start: float = 0.0
 
     @property
     def stride(self) -> int:
@@ -44,16 +47,6 @@ class Layout(NamedTuple):
         while _lines(stride) > -(-used // LINE):
             stride += 4
         return stride
-
-    @staticmethod
-    def of(kind: str, k: int, n_fields: int, w_states: int, v_states: int) -> Layout:
-        """The layout of a model; a serving table has no states."""
-        if kind == "lr":
-            return Layout(1 + w_states, 0, 0, w_states, 0)
-        if kind == "fm":
-            return Layout(fm.HEAD, k, k, w_states, v_states)
-        width = -(-n_fields * k // ffm.WIDTH) * ffm.WIDTH
-        return Layout(ffm.HEAD, n_fields * k, width, w_states, v_states)
 
 
 def _lines(stride: int) -> int:
@@ -122,6 +115,8 @@ class Table:
             self.capacity < self.max_features,
             layout.head,
             layout.factors,
+            layout.width,
+            np.float32(layout.v_start),
             np.uint64(self.seed),
             self.init_sd,
             slot,
@@ -146,7 +141,7 @@ class Table:
 
         tags u64[n]; f32: w[n], w_state[n, states], v[n, factors], v_state[n, states, factors].
         """
-        head, factors, width, w_states, v_states = self.layout
+        head, factors, width, w_states, v_states, _ = self.layout
         n = self.size
         used = self.records[:n]
         state = used[:, head + width : head + width * (1 + v_states)].reshape(n, v_states, width)
@@ -160,7 +155,7 @@ class Table:
 
     def fill(self, tensors: Mapping[str, NDArray[Any]], n_fields: int, overflowed: int = 0) -> None:
         """Take over the canonical form; raise ValueError naming the tensor that does not fit, and stay as before."""
-        _, factors, _, w_states, v_states = self.layout
+        _, factors, _, w_states, v_states, _ = self.layout
         tags = tensor(tensors, "tags", np.uint64, (None,))
         n = len(tags)
         if n > self.max_features:

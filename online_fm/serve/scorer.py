@@ -20,8 +20,8 @@ from numpy.typing import NDArray
 from online_fm.errors import BadFile, StoreError
 from online_fm.features.encode import Encoded, Encoder
 from online_fm.features.spec import Categorical, Cross, FeaturesConfig, Multi, named
-from online_fm.model.config import ModelConfig
-from online_fm.model.learner import Predictor
+from online_fm.model.committee import make_predictor
+from online_fm.model.config import read_config
 from online_fm.snapshot.format import Manifest, Tensors, decode
 from online_fm.snapshot.store import FolderStore, newest_good
 
@@ -59,8 +59,8 @@ class Scorer:
         """Raises ValueError or ValidationError where manifest and parameters do not make a model."""
         self.manifest = manifest
         self._encoder = Encoder(msgspec.convert(manifest.features, FeaturesConfig))
-        model = msgspec.convert(manifest.model, ModelConfig)
-        self._predictor = Predictor(model, len(self._encoder.fields), parameters)
+        model = read_config(manifest.model, manifest.format)
+        self._predictor = make_predictor(model, self._encoder.fields, parameters)
         self.inputs = _inputs(self._encoder.config)
         self._heads = frozenset(each.path[0] for each in self.inputs.values())
 
@@ -106,7 +106,7 @@ class Scorer:
         """
         encoded = self._encoder.encode(features)
         _refuse(encoded)
-        return self._predictor.predict(encoded.rows)
+        return self._predictor.predict(encoded.rows).p
 
     def rank(self, context: Features, candidates: Sequence[Features]) -> NDArray[np.float32]:
         """Click probabilities f32[n] of each candidate's features in one context; a candidate's own win."""

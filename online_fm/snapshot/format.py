@@ -45,7 +45,7 @@ __all__ = [
     "read_manifest",
 ]
 
-FORMAT = 1
+FORMAT = 2  # 2: models have learned scales, and kinds with settings of their own
 
 Kind = Literal["checkpoint", "snapshot"]
 """A checkpoint lets training go on; a snapshot lets serving score."""

@@ -18,6 +18,7 @@ import msgspec
 from msgspec import Meta, Struct
 
 from online_fm.errors import BadFile, SourceError, StoreError
+from online_fm.model.config import read_config
 from online_fm.snapshot.format import Manifest, Tensors, encode
 from online_fm.snapshot.store import Store, file_name, names_of, newest_good, next_version, prune, verify
 from online_fm.source.dead_letter import DeadLetters
@@ -187,7 +188,11 @@ def _manifest(
 
 def _check_same(name: str, manifest: Manifest, pipeline: Pipeline) -> None:
     model, features = _learning_of(pipeline)
-    odd = [f"model.{key}" for key in _differing(manifest.model, model) if key != "max_features"]
+    try:
+        written = msgspec.to_builtins(read_config(manifest.model, manifest.format))
+    except (msgspec.ValidationError, TypeError) as problem:
+        raise BadFile(name, f"is of a model that this version does not know: {problem}", hint=_OTHER) from problem
+    odd = [f"model.{key}" for key in _differing(written, model) if key != "max_features"]
     odd += [f"features.{key}" for key in _differing(manifest.features, features)]
     if odd:
         raise BadFile(name, f"was written with another configuration: {', '.join(odd)} differ", hint=_OTHER)

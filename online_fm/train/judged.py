@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 from online_fm.events import EventsConfig
 from online_fm.features.spec import FeaturesConfig, named
 from online_fm.join.pending import Batch, JoinConfig
+from online_fm.model.committee import make_learner
 from online_fm.model.config import ModelConfig
-from online_fm.model.learner import Learner
 from online_fm.quality import LossName, Quality, QualityConfig
 
 __all__ = ["JudgedLearner", "LearningConfig", "Predictions"]
@@ -45,8 +45,7 @@ class LearningConfig(Struct, frozen=True, kw_only=True):
     @property
     def loss(self) -> LossName:
         """What the model learns by, and is judged by."""
-        loss: LossName = getattr(self.model, "loss", "log")
-        return loss
+        return self.model.loss
 
     @property
     def moments(self) -> tuple[str, ...]:
@@ -58,7 +57,7 @@ class JudgedLearner:
     """Learns batches in order. `quarantined` counts, as positive or negative, rows that would have broken the model."""
 
     def __init__(self, config: LearningConfig) -> None:
-        self.learner = Learner(config.model, len(config.field_names))
+        self.learner = make_learner(config.model, config.field_names)
         self.quality = {moment: Quality(config.quality.window, config.loss) for moment in config.moments}
         self.quarantined: Counter[str] = Counter()
 
@@ -67,7 +66,7 @@ class JudgedLearner:
 
         keep: takes the predictions, and gives for each released row the one that was made at its impression.
         """
-        outcome = self.learner.step(batch.rows, batch.label, batch.weight, batch.learn)
+        outcome = self.learner.step(batch.rows, batch.label, batch.weight, batch.learn, batch.ts)
         predictions = {"impression": keep(outcome.p), "learning": outcome.p, "served": batch.score}
         judged = batch.learn & ~outcome.quarantined
         for moment, quality in self.quality.items():

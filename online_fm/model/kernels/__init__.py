@@ -25,13 +25,27 @@ from numpy.typing import NDArray
 
 __all__ = [
     "ADAGRAD",
+    "ADAM",
     "F32",
+    "F64",
+    "FIELD_ROWS",
     "FINGERPRINT",
     "FTRL",
+    "HINGE",
     "I32",
     "I64",
     "INLINE",
+    "KALMAN",
     "KERNEL",
+    "LOG",
+    "PANEL",
+    "PRECISION",
+    "RHO",
+    "RHO_SUM",
+    "SGD",
+    "SQUARED",
+    "TAU",
+    "TAU_SUM",
     "U8",
     "U16",
     "U32",
@@ -42,6 +56,7 @@ __all__ = [
 ]
 
 F32: TypeAlias = NDArray[np.float32]
+F64: TypeAlias = NDArray[np.float64]
 I32: TypeAlias = NDArray[np.int32]
 I64: TypeAlias = NDArray[np.int64]
 U8: TypeAlias = NDArray[np.uint8]
@@ -49,9 +64,12 @@ U16: TypeAlias = NDArray[np.uint16]
 U32: TypeAlias = NDArray[np.uint32]
 U64: TypeAlias = NDArray[np.uint64]
 Bool: TypeAlias = NDArray[np.bool_]
-Rates: TypeAlias = tuple[np.float32, np.float32, np.float32, np.float32]
+Rates: TypeAlias = tuple[np.float32, np.float32, np.float32, np.float32, np.float32]
 
-FTRL, ADAGRAD = 0, 1
+FTRL, ADAGRAD, KALMAN, ADAM, SGD = range(5)
+LOG, SQUARED, HINGE = range(3)
+TAU, TAU_SUM, RHO, RHO_SUM, PRECISION, FIELD_ROWS = range(6)
+PANEL = 16
 
 KERNEL: dict[str, Any] = {"cache": True, "nogil": True, "error_model": "numpy", "fastmath": False}
 INLINE: dict[str, Any] = {"forceinline": True, "error_model": "numpy", "fastmath": False}

@@ -1,23 +1,23 @@
-"""Field-aware factorization machine (Juan et al., RecSys 2016; libffm's meaning):
+"""Field-aware factorization machine (Juan et al., RecSys 2016; libffm's meaning), with a learned scale per field pair:
 
-    logit = w0 + sum_i x_i w_i + sum_{i<j} x_i x_j <v_{i,f(j)}, v_{j,f(i)}>
+    logit = bias + sum_i tau_f x_i w_i + sum_{i<j} R_{f(i) f(j)} x_i x_j <v_{i,f(j)}, v_{j,f(i)}>
 
 over all pairs of features of the row, those of the same field (several values in one field) included. With
 
     T[f, f'] = sum_{j in f'} x_j v_{j,f}          (what field f' shows to field f; k factors)
 
-the pairs of different fields are sum_{f<f'} <T[f, f'], T[f', f]>, those within one field
-1/2 (|T[f, f]|^2 - sum_j |x_j v_{j,f}|^2), and the gradient of v_{i,f'} is
+the pairs of different fields are sum_{f<f'} R <T[f, f'], T[f', f]>, those within one field
+R/2 (|T[f, f]|^2 - sum_j |x_j v_{j,f}|^2), and the slope of v_{i,f'} is R_{f(i) f'} x_i h with
 
-    g x_i (T[f(i), f'] - [f' = f(i)] x_i v_{i,f'})
+    h = T[f(i), f'] - [f' = f(i)] x_i v_{i,f'}
 
 once per feature and field, however many values the field has. So a row of n features costs O(n F k), not O(n^2 k), and
-both passes run over contiguous factors, 16 at a time: row f(i) of T lies exactly as v_i does. T is made before anything
-is learned, which settles repeated features as in FM. Fields that the row lacks have zeros in T, and a gradient of 0
-changes nothing. T has F^2 k floats, whatever the row has, and a call clears them all: `config.check_size` bounds them.
+both passes run over contiguous factors, `row_of` lanes at a time: row f(i) of T lies exactly as v_i does. T is made
+before anything is learned, which settles repeated features as in FM. Fields that the row lacks have zeros in T, and a
+slope of 0 changes nothing. T has F^2 k floats, whatever the row has, and a call clears them all: `config.check_size`
+bounds them.
 
-A record is `w s1 s2 _... | v[F k, padded to 16] | state of v`; the head takes a cache line, so that the factors are
-aligned.
+A record is `w states... | v[F k, padded] | state of v`; the head takes a cache line, so that the factors are aligned.
 """
 
 from __future__ import annotations
@@ -28,18 +28,48 @@ from functools import cache
 import numpy as np
 from numba import njit
 
-from online_fm.model.kernels import F32, FINGERPRINT, I32, I64, INLINE, KERNEL, U8, U16, U32, Bool, Rates
+from online_fm.model.kernels import (
+    F32,
+    F64,
+    FINGERPRINT,
+    I32,
+    I64,
+    INLINE,
+    KALMAN,
+    KERNEL,
+    TAU,
+    U8,
+    U16,
+    U32,
+    Bool,
+    Rates,
+    kalman,
+)
 from online_fm.model.kernels.ahead import ask, widest
-from online_fm.model.kernels.lanes import load, store, total, zeros
-from online_fm.model.kernels.link import sigmoid, sound
-from online_fm.model.kernels.optim import update_factors, update_weight
+from online_fm.model.kernels.kalman import learn_priors
+from online_fm.model.kernels.lanes import load, spread, store, total, total32, zeros
+from online_fm.model.kernels.linear import idle, learn_bias, learn_weight, mean_weight, weight_variance
+from online_fm.model.kernels.link import margin_of, prediction, respond, sound
+from online_fm.model.kernels.optim import update_factors
+from online_fm.model.kernels.scales import learn_pair_row, learn_weight_scales
 from online_fm.model.kernels.signatures import PREDICT, STEP
 from online_fm.model.kernels.table import draw, tag_of
 
-__all__ = ["HEAD", "WIDTH", "make_predict", "make_step"]
+__all__ = ["HEAD", "make_predict", "make_step", "row_of"]
 
 HEAD = 16
-WIDTH = 16
+HALF = np.float32(0.5)
+
+
+def _lanes_of(k: int) -> int:
+    """How many factors are worked on at once: those of as many fields as 16 lanes take."""
+    return k * max(1, 16 // k)
+
+
+def row_of(n_fields: int, k: int) -> int:
+    """Floats of a feature's factors towards all fields, padded to whole lanes and to a cache line's quarter."""
+    lanes = _lanes_of(k)
+    return -(-n_fields * k // lanes) * lanes
 
 
 @njit(**INLINE)
@@ -78,6 +108,7 @@ def _scatter(source: F32, at: int, x: np.float32, f: int, first: bool, towards: 
 
 @njit(**INLINE)
 def _forward(
+    w_kind: int,
     lo: int,
     hi: int,
     fld: U16,
@@ -86,7 +117,10 @@ def _forward(
     slot: I32,
     flat: F32,
     stride: int,
-    w0: np.float32,
+    bias: F32,
+    fields: F32,
+    pairs: F32,
+    v_needs_w: bool,
     n_fields: int,
     seed: np.uint64,
     sd: float,
@@ -94,11 +128,16 @@ def _forward(
     present: U16,
     towards: F32,
     own: F32,
+    xw: F32,
     spare: F32,
     zero: F32,
-) -> tuple[float, F32, float]:
-    """(logit, q, largest |x|) of the features lo:hi; T goes to `towards`, x_i v_{i,f(i)} to `own`."""
-    logit = np.float64(w0)
+) -> tuple[float, float, F32, float, int]:
+    """(logit, variance of the linear part, q, largest |x|, number of fields) of the features lo:hi.
+
+    T goes to `towards`, the row's fields to `present`, x_i v_{i,f(i)} to `own`, x_i w_i to `xw`.
+    """
+    logit = np.float64(bias[0])
+    variance = np.float64(bias[1]) if w_kind == KALMAN else 0.0
     x_max = 0.0
     k = len(zero)
     row = towards.size // n_fields
@@ -107,14 +146,22 @@ def _forward(
     alone = zero
     for j in range(lo, hi):
         ask(j + hi - lo, slot, flat, stride, 0, HEAD + row)
-        x = val[j]
-        f = int(fld[j])
+        x, f, at = val[j], int(fld[j]), int(slot[j]) * stride
         x_max = max(x_max, abs(np.float64(x)))
-        at = int(slot[j]) * stride
+        tau = fields[TAU, f]
+        xw[j - lo] = x * mean_weight(w_kind, flat, at, f, fields)
+        logit += np.float64(tau) * np.float64(xw[j - lo])
+        if w_kind == KALMAN:
+            h = tau * x
+            variance += np.float64(h * h * weight_variance(flat, at, f, fields))
         first = seen[f] == 2
         seen[f] = 1
-        if at >= 0:
-            logit += np.float64(x) * np.float64(flat[at])
+        if idle(v_needs_w, flat, at):
+            vx = zero
+            if first:
+                for other in range(n_fields):
+                    store(towards, other * row + f * k, zero)
+        elif at >= 0:
             vx = load(flat, at + HEAD + f * k, zero) * x
             q = _scatter(flat, at + HEAD, x, f, first, towards, n_fields, q)
         else:
@@ -122,23 +169,109 @@ def _forward(
             vx = load(spare, f * k, zero) * x
             q = _scatter(spare, 0, x, f, first, towards, n_fields, q)
         store(own, (j - lo) * k, vx)
-        alone = alone + vx * vx
-    pairs = zero
+        alone = alone + vx * vx * pairs[0, f, f]
+    met = zero
     within = zero
     for a in range(n):
         f = int(present[a])
         t = load(towards, f * row + f * k, zero)
-        within = within + t * t
+        within = within + t * t * pairs[0, f, f]
         for b in range(a):
             other = int(present[b])
-            pairs = pairs + load(towards, f * row + other * k, zero) * load(towards, other * row + f * k, zero)
-    logit += total(pairs) + 0.5 * total(within - alone)
-    return logit, q, x_max
+            product = load(towards, f * row + other * k, zero) * load(towards, other * row + f * k, zero)
+            met = met + product * pairs[0, f, other]
+    logit += total(met) + 0.5 * total(within - alone)
+    return logit, variance, q, x_max, n
+
+
+@njit(**INLINE)
+def _set_apart(j: int, lo: int, f: int, row: int, towards: F32, own: F32, zero: F32) -> F32:
+    """Take a feature's own share out of T[f, f], so that row f of T is its h; return what was there."""
+    at = f * row + f * len(zero)
+    whole = load(towards, at, zero)
+    store(towards, at, whole - load(own, (j - lo) * len(zero), zero))
+    return whole
+
+
+@njit(**INLINE)
+def _factor_variance(
+    k: int,
+    lo: int,
+    hi: int,
+    fld: U16,
+    val: F32,
+    slot: I32,
+    flat: F32,
+    stride: int,
+    pairs: F32,
+    v_needs_w: bool,
+    v_prior: np.float32,
+    row: int,
+    towards: F32,
+    own: F32,
+    zero: F32,
+    lanes: F32,
+) -> float:
+    """What the factors' variances add to that of the logit."""
+    variance = lanes
+    scales = pairs.reshape(pairs.size)
+    for j in range(lo, hi):
+        f, at = int(fld[j]), int(slot[j]) * stride
+        if idle(v_needs_w, flat, at):
+            continue
+        whole = _set_apart(j, lo, f, row, towards, own, zero)
+        for c in range(0, row, len(lanes)):
+            r = spread(scales, f * pairs.shape[2] + c // k, k, lanes)
+            h = load(towards, f * row + c, lanes) * (r * val[j])
+            if at >= 0:
+                variance = variance + h * (h * load(flat, at + HEAD + row + c, lanes))
+            else:
+                variance = variance + h * (h * v_prior)
+        store(towards, f * row + f * k, whole)
+    return total(variance)
+
+
+@njit(**INLINE)
+def _learn_pairs(
+    e: np.float32,
+    lo: int,
+    hi: int,
+    fld: U16,
+    n: int,
+    present: U16,
+    row: int,
+    towards: F32,
+    own: F32,
+    alone: F32,
+    slopes: F32,
+    pairs: F32,
+    rates: Rates,
+    zero: F32,
+) -> None:
+    """R of all pairs of the row's fields. `alone` f32[F] and `slopes` f32[F, F padded] are scratch, left at 0."""
+    k, width, flat = len(zero), pairs.shape[2], pairs.reshape(pairs.size)
+    for j in range(lo, hi):
+        vx = load(own, (j - lo) * k, zero)
+        alone[fld[j]] += total32(vx * vx)
+    for a in range(n):
+        f = int(present[a])
+        t = load(towards, f * row + f * k, zero)
+        slopes[f * width + f] = HALF * (total32(t * t) - alone[f])
+        alone[f] = 0.0
+        for b in range(a):
+            other = int(present[b])
+            d = total32(load(towards, f * row + other * k, zero) * load(towards, other * row + f * k, zero))
+            slopes[f * width + other] = d
+            slopes[other * width + f] = d
+    for a in range(n):
+        f = int(present[a])
+        learn_pair_row(e, slopes, f * width, flat, f, width, rates)
 
 
 @cache
-def make_predict(k: int, fingerprint: int = FINGERPRINT) -> Callable[..., None]:
-    """Compile p of every row."""
+def make_predict(k: int, w_kind: int, v_kind: int, fingerprint: int = FINGERPRINT) -> Callable[..., None]:
+    """Compile p, logit and variance of every row."""
+    width = _lanes_of(k)
 
     @njit(PREDICT, **KERNEL)
     def predict(
@@ -148,30 +281,43 @@ def make_predict(k: int, fingerprint: int = FINGERPRINT) -> Callable[..., None]:
         val: F32,
         slot: I32,
         records: F32,
-        w0: F32,
+        bias: F32,
+        fields: F32,
+        pairs: F32,
+        loss: int,
+        v_needs_w: bool,
         n_fields: int,
         seed: np.uint64,
         sd: float,
+        v_prior: np.float32,
         p: F32,
+        logit: F32,
+        variance: F32,
     ) -> None:
-        """p[i] = sigmoid(logit of row i)."""
+        """Row by row, changing nothing."""
         _ = fingerprint
-        flat, stride, zero = records.reshape(records.size), records.shape[1], zeros(k)
-        row = (n_fields * k + WIDTH - 1) // WIDTH * WIDTH
+        flat, stride, zero, lanes = records.reshape(records.size), records.shape[1], zeros(k), zeros(width)
+        row = (n_fields * k + width - 1) // width * width
         towards, spare = np.zeros(n_fields * row, np.float32), np.empty(row, np.float32)
-        own = np.empty(widest(ptr) * k, np.float32)
+        wide = widest(ptr)
+        own, xw = np.empty(wide * k, np.float32), np.empty(wide, np.float32)
         seen, present = np.zeros(n_fields, np.uint8), np.empty(n_fields, np.uint16)
         for i in range(ptr.size - 1):
-            logit, _, _ = _forward(
-                ptr[i],
-                ptr[i + 1],
+            lo, hi = ptr[i], ptr[i + 1]
+            m, s, _q, _x, _n = _forward(
+                w_kind,
+                lo,
+                hi,
                 fld,
                 key,
                 val,
                 slot,
                 flat,
                 stride,
-                w0[0],
+                bias,
+                fields,
+                pairs,
+                v_needs_w,
                 n_fields,
                 seed,
                 sd,
@@ -179,10 +325,31 @@ def make_predict(k: int, fingerprint: int = FINGERPRINT) -> Callable[..., None]:
                 present,
                 towards,
                 own,
+                xw,
                 spare,
                 zero,
             )
-            p[i] = sigmoid(logit)
+            if v_kind == KALMAN:
+                s += _factor_variance(
+                    k,
+                    lo,
+                    hi,
+                    fld,
+                    val,
+                    slot,
+                    flat,
+                    stride,
+                    pairs,
+                    v_needs_w,
+                    v_prior,
+                    row,
+                    towards,
+                    own,
+                    zero,
+                    lanes,
+                )
+            margin = margin_of(loss, m, s)
+            p[i], logit[i], variance[i] = prediction(loss, margin), margin, s
 
     return predict
 
@@ -190,6 +357,7 @@ def make_predict(k: int, fingerprint: int = FINGERPRINT) -> Callable[..., None]:
 @cache
 def make_step(k: int, w_kind: int, v_kind: int, fingerprint: int = FINGERPRINT) -> Callable[..., None]:
     """Compile predict-then-learn for k factors, an optimizer for w and one for v."""
+    width = _lanes_of(k)
 
     @njit(STEP, **KERNEL)
     def step(
@@ -202,30 +370,45 @@ def make_step(k: int, w_kind: int, v_kind: int, fingerprint: int = FINGERPRINT) 
         weight: F32,
         learn: Bool,
         records: F32,
-        w0: F32,
+        bias: F32,
+        fields: F32,
+        pairs: F32,
+        evidence: F64,
         w_rates: Rates,
         v_rates: Rates,
+        scale_rates: Rates,
+        noise: float,
+        loss: int,
+        v_needs_w: bool,
         n_fields: int,
         seed: np.uint64,
         sd: float,
+        v_prior: np.float32,
         p: F32,
+        logit: F32,
+        variance: F32,
         bad: Bool,
     ) -> None:
         """Row by row: p from the parameters that the rows before left; then, where learn[i], one update.
 
-        With g = weight (p - y), the gradient of w_i is g x_i, that of v_i as above: in size at most
-        |g x_i| (1 + sqrt(n)) sqrt(sum q) (Cauchy-Schwarz). Rows whose update is not `sound` are marked in `bad`, and
-        left.
+        In size the slope of a factor, without its R, is at most |x_i| (1 + sqrt(n)) sqrt(sum q) (Cauchy-Schwarz). Rows
+        whose update is not `sound` are marked in `bad`, and left.
         """
         _ = fingerprint
-        flat, stride, zero, wide = records.reshape(records.size), records.shape[1], zeros(k), zeros(WIDTH)
-        row = (n_fields * k + WIDTH - 1) // WIDTH * WIDTH
+        flat, stride, zero, lanes = records.reshape(records.size), records.shape[1], zeros(k), zeros(width)
+        row = (n_fields * k + width - 1) // width * width
         towards, spare = np.zeros(n_fields * row, np.float32), np.empty(row, np.float32)
-        own = np.empty(widest(ptr) * k, np.float32)
+        wide = widest(ptr)
+        own, xw, idles = np.empty(wide * k, np.float32), np.empty(wide, np.float32), np.zeros(wide, np.bool_)
         seen, present = np.zeros(n_fields, np.uint8), np.empty(n_fields, np.uint16)
+        scales, slopes = pairs.reshape(pairs.size), np.zeros(2 * fields.shape[1], np.float32)
+        alone, met = np.zeros(n_fields, np.float32), np.zeros(n_fields * pairs.shape[2], np.float32)
+        per_field, size = fields.reshape(fields.size), fields.shape[1]
+        scaled = scale_rates[0] > 0.0
         for i in range(ptr.size - 1):
             lo, hi = ptr[i], ptr[i + 1]
-            logit, q, x_max = _forward(
+            m, s, q, x_max, n = _forward(
+                w_kind,
                 lo,
                 hi,
                 fld,
@@ -234,7 +417,10 @@ def make_step(k: int, w_kind: int, v_kind: int, fingerprint: int = FINGERPRINT) 
                 slot,
                 flat,
                 stride,
-                w0[0],
+                bias,
+                fields,
+                pairs,
+                v_needs_w,
                 n_fields,
                 seed,
                 sd,
@@ -242,30 +428,85 @@ def make_step(k: int, w_kind: int, v_kind: int, fingerprint: int = FINGERPRINT) 
                 present,
                 towards,
                 own,
+                xw,
                 spare,
                 zero,
             )
-            probability = sigmoid(logit)
-            p[i] = probability
+            if v_kind == KALMAN:
+                s += _factor_variance(
+                    k,
+                    lo,
+                    hi,
+                    fld,
+                    val,
+                    slot,
+                    flat,
+                    stride,
+                    pairs,
+                    v_needs_w,
+                    v_prior,
+                    row,
+                    towards,
+                    own,
+                    zero,
+                    lanes,
+                )
+            margin = margin_of(loss, m, s)
+            predicted = prediction(loss, margin)
+            p[i], logit[i], variance[i] = predicted, margin, s
             if not learn[i]:
                 continue
-            g = np.float64(weight[i]) * (probability - np.float64(label[i]))
+            e, g, lam, brings = respond(loss, noise, m, s, predicted, np.float64(label[i]), np.float64(weight[i]))
             reach = (1.0 + np.sqrt(hi - lo)) * np.sqrt(total(q))
-            if not sound(logit, g, weight[i], x_max, reach):
+            if not sound(m, s, g, weight[i], x_max, reach):
                 bad[i] = True
                 continue
-            update_weight(w_kind, np.float32(g), w0, 0, w_rates)
+            learn_bias(w_kind, g, lam, bias, w_rates)
+            if v_needs_w:
+                for j in range(lo, hi):
+                    idles[j - lo] = idle(v_needs_w, flat, int(slot[j]) * stride)
             for j in range(lo, hi):
                 ask(j + hi - lo, slot, flat, stride, HEAD + row, stride)
-                at = int(slot[j]) * stride
-                if at >= 0:
-                    f = int(fld[j])
-                    gx = np.float32(g * np.float64(val[j]))
-                    update_weight(w_kind, gx, flat, at, w_rates)
-                    whole = load(towards, f * row + f * k, zero)
-                    store(towards, f * row + f * k, whole - load(own, (j - lo) * k, zero))
-                    for c in range(0, row, WIDTH):
-                        update_factors(v_kind, load(towards, f * row + c, wide) * gx, flat, at + HEAD + c, row, v_rates)
-                    store(towards, f * row + f * k, whole)
+                x, f, at = val[j], int(fld[j]), int(slot[j]) * stride
+                if scaled:
+                    slopes[f] += xw[j - lo]
+                if at < 0:
+                    continue
+                learn_weight(w_kind, x, g, brings, s, f, flat, at, fields, evidence, w_rates)
+                if v_needs_w and idles[j - lo]:
+                    continue
+                gx = np.float32(g * np.float64(x))
+                whole = _set_apart(j, lo, f, row, towards, own, zero)
+                for c in range(0, row, width):
+                    h = load(towards, f * row + c, lanes)
+                    r = spread(scales, f * pairs.shape[2] + c // k, k, lanes)
+                    if v_kind == KALMAN:
+                        kalman.learn_factors(
+                            h * (r * x), np.float32(g), np.float32(lam), flat, at + HEAD + c, row, v_rates
+                        )
+                    else:
+                        update_factors(v_kind, h * gx, r, flat, at + HEAD + c, row, v_rates)
+                store(towards, f * row + f * k, whole)
+            if w_kind == KALMAN:
+                learn_priors(lo, hi, fld, fields, evidence, w_rates)
+            if scaled:
+                learn_weight_scales(np.float32(e), slopes, per_field, size, scale_rates)
+            if scale_rates[3] > 0.0:
+                _learn_pairs(
+                    np.float32(e),
+                    lo,
+                    hi,
+                    fld,
+                    n,
+                    present,
+                    row,
+                    towards,
+                    own,
+                    alone,
+                    met,
+                    pairs,
+                    scale_rates,
+                    zero,
+                )
 
     return step

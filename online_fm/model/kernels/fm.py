@@ -1,12 +1,20 @@
-"""Factorization machine (Rendle, ICDM 2010), in O(n k) per row of n features:
+"""Factorization machine (Rendle, ICDM 2010), in O(n k) per row of n features, and its field-weighted form.
 
-    z = sum_i x_i v_i                                              (k lanes)
-    logit = w0 + sum_i x_i w_i + 1/2 sum_c (z_c^2 - sum_i (x_i v_ic)^2)
-    dlogit/dv_i = x_i h_i,   h_i = z - x_i v_i
+    u_i = rho_f(i) x_i v_i       z = sum_i u_i                                     (k lanes)
+    logit = bias + sum_i tau_f x_i w_i + 1/2 sum_c (z_c^2 - sum_i u_ic^2)
+    dlogit/dv_i = rho_f x_i h_i,   h_i = z - u_i
 
-A record is `w s1 s2 _ | v[k] | state of v`. The products x_i v_i of the forward pass are kept until the row has been
-learned: where a feature comes twice in a row, both gradients are those of the forward pass, applied one after another.
-Product and sum are rounded apart on purpose: a feature alone in its row has then h = 0 exactly.
+FwFM (Pan et al., WWW 2018) weighs the pairs by their fields, R, and has rho = 1; with S_f the sum of a field's u,
+
+    H_f = sum_f' R_ff' S_f'      logit = ... + 1/2 (sum_f <S_f, H_f> - sum_i R_ff |u_i|^2),   h_i = H_f - R_ff u_i
+
+in O(F^2 k) for the row's F fields; an FM is R = 1, with z in place of every H_f. Where a kernel asks `by_pair` the two
+differ, and nowhere else.
+
+A record is `w s1 s2 _ | v[k] | state of v`, the head wider where w has more state. The u_i of the forward pass are kept
+until the row has been learned: where a feature comes twice in a row, both gradients are those of the forward pass,
+applied one after another. Product and sum are rounded apart on purpose: a feature alone in its row has then h = 0
+exactly.
 """
 
 from __future__ import annotations
@@ -17,21 +25,44 @@ from functools import cache
 import numpy as np
 from numba import njit
 
-from online_fm.model.kernels import F32, FINGERPRINT, I32, I64, INLINE, KERNEL, U16, U32, Bool, Rates
+from online_fm.model.kernels import (
+    F32,
+    F64,
+    FINGERPRINT,
+    I32,
+    I64,
+    INLINE,
+    KALMAN,
+    KERNEL,
+    RHO,
+    TAU,
+    U8,
+    U16,
+    U32,
+    Bool,
+    Rates,
+    kalman,
+)
 from online_fm.model.kernels.ahead import ask, widest
-from online_fm.model.kernels.lanes import load, store, total, zeros
-from online_fm.model.kernels.link import sigmoid, sound
-from online_fm.model.kernels.optim import update_factors, update_weight
+from online_fm.model.kernels.kalman import learn_priors
+from online_fm.model.kernels.lanes import load, store, total, total32, zeros
+from online_fm.model.kernels.linear import idle, learn_bias, learn_weight, mean_weight, weight_variance
+from online_fm.model.kernels.link import margin_of, prediction, respond, sound
+from online_fm.model.kernels.optim import update_factors
+from online_fm.model.kernels.scales import learn_factor_scales, learn_pair_row, learn_weight_scales
 from online_fm.model.kernels.signatures import PREDICT, STEP
 from online_fm.model.kernels.table import draw, tag_of
 
-__all__ = ["HEAD", "make_predict", "make_step"]
+__all__ = ["make_predict", "make_step"]
 
-HEAD = 4
+HALF = np.float32(0.5)
 
 
 @njit(**INLINE)
 def _forward(
+    w_kind: int,
+    by_pair: bool,
+    head: int,
     lo: int,
     hi: int,
     fld: U16,
@@ -40,39 +71,166 @@ def _forward(
     slot: I32,
     flat: F32,
     stride: int,
-    w0: np.float32,
+    bias: F32,
+    fields: F32,
+    pairs: F32,
+    v_needs_w: bool,
     seed: np.uint64,
     sd: float,
+    xw: F32,
     part: F32,
+    sums: F32,
     zero: F32,
-) -> tuple[float, F32, F32, float]:
-    """(logit, z, q, largest |x|) of the features lo:hi, with q = sum_i (x_i v_i)^2; x_i v_i go to `part`."""
-    logit = np.float64(w0)
+) -> tuple[float, float, F32, F32, float]:
+    """(logit without pairs, variance of the linear part, z, q, largest |x|) of the features lo:hi.
+
+    q = sum_i u_i^2, with R_ff where by_pair; x_i w_i go to `xw`, u_i to `part`, S_f to `sums` (by_pair).
+    """
+    logit = np.float64(bias[0])
+    variance = np.float64(bias[1]) if w_kind == KALMAN else 0.0
     x_max = 0.0
     z = zero
     q = zero
     k = len(zero)
     for j in range(lo, hi):
         ask(j + hi - lo, slot, flat, stride, 0, stride)
-        x = val[j]
+        x, f, at = val[j], int(fld[j]), int(slot[j]) * stride
         x_max = max(x_max, abs(np.float64(x)))
-        at = int(slot[j]) * stride
-        if at >= 0:
-            logit += np.float64(x) * np.float64(flat[at])
-            vx = load(flat, at + HEAD, zero) * x
+        tau = fields[TAU, f]
+        xw[j - lo] = x * mean_weight(w_kind, flat, at, f, fields)
+        logit += np.float64(tau) * np.float64(xw[j - lo])
+        if w_kind == KALMAN:
+            h = tau * x
+            variance += np.float64(h * h * weight_variance(flat, at, f, fields))
+        if idle(v_needs_w, flat, at):
+            u = zero
+        elif at >= 0:
+            u = load(flat, at + head, zero) * (fields[RHO, f] * x)
         else:
             draw(tag_of(fld[j], key[j]), seed, sd, part, (j - lo) * k, k)
-            vx = load(part, (j - lo) * k, zero) * x
-        store(part, (j - lo) * k, vx)
-        z = z + vx
-        q = q + vx * vx
-    logit += 0.5 * total(z * z - q)
-    return logit, z, q, x_max
+            u = load(part, (j - lo) * k, zero) * (fields[RHO, f] * x)
+        store(part, (j - lo) * k, u)
+        if by_pair:
+            store(sums, f * k, load(sums, f * k, zero) + u)
+            q = q + u * u * pairs[0, f, f]
+        else:
+            q = q + u * u
+        z = z + u
+    return logit, variance, z, q, x_max
+
+
+@njit(**INLINE)
+def _meet(lo: int, hi: int, fld: U16, seen: U8, present: U16, pairs: F32, sums: F32, meets: F32, zero: F32) -> F32:
+    """H_f of the row's fields, to `meets`; return sum_f S_f H_f, lane by lane. Lists the fields in `present`."""
+    k = len(zero)
+    n = 0
+    for j in range(lo, hi):
+        f = fld[j]
+        if seen[f] == 0:
+            seen[f] = 1
+            present[n] = f
+            n += 1
+    product = zero
+    for a in range(n):
+        f = int(present[a])
+        h = zero
+        for b in range(n):
+            other = int(present[b])
+            h = h + load(sums, other * k, zero) * pairs[0, f, other]
+        store(meets, f * k, h)
+        product = product + load(sums, f * k, zero) * h
+    return product
+
+
+@njit(**INLINE)
+def _leave(lo: int, hi: int, fld: U16, seen: U8, sums: F32, zero: F32) -> None:
+    """Clear what the row's fields added up."""
+    for j in range(lo, hi):
+        f = int(fld[j])
+        seen[f] = 0
+        store(sums, f * len(zero), zero)
+
+
+@njit(**INLINE)
+def _slope(by_pair: bool, f: int, z: F32, u: F32, meets: F32, pairs: F32, zero: F32) -> F32:
+    """H of a feature of field f: what the others of its row show it."""
+    if by_pair:
+        return load(meets, f * len(zero), zero) - u * pairs[0, f, f]
+    return z - u
+
+
+@njit(**INLINE)
+def _factor_variance(
+    by_pair: bool,
+    head: int,
+    lo: int,
+    hi: int,
+    fld: U16,
+    val: F32,
+    slot: I32,
+    flat: F32,
+    stride: int,
+    fields: F32,
+    pairs: F32,
+    v_needs_w: bool,
+    v_prior: np.float32,
+    part: F32,
+    meets: F32,
+    z: F32,
+    zero: F32,
+) -> float:
+    """What the factors' variances add to that of the logit."""
+    k = len(zero)
+    variance = zero
+    for j in range(lo, hi):
+        f, at = int(fld[j]), int(slot[j]) * stride
+        u = load(part, (j - lo) * k, zero)
+        h = _slope(by_pair, f, z, u, meets, pairs, zero) * (fields[RHO, f] * val[j])
+        if idle(v_needs_w, flat, at):
+            continue
+        s = load(flat, at + head + k, zero) if at >= 0 else zero + v_prior
+        variance = variance + h * (h * s)
+    return total(variance)
+
+
+@njit(**INLINE)
+def _learn_pairs(
+    e: np.float32,
+    lo: int,
+    hi: int,
+    fld: U16,
+    seen: U8,
+    part: F32,
+    sums: F32,
+    pairs: F32,
+    own: F32,
+    slopes: F32,
+    rates: Rates,
+    zero: F32,
+) -> None:
+    """R of all pairs of the row's fields; `own`, `slopes` are scratch, cleared before and after."""
+    k = len(zero)
+    for j in range(lo, hi):
+        u = load(part, (j - lo) * k, zero)
+        own[fld[j]] += total32(u * u)
+    for j in range(lo, hi):
+        f = int(fld[j])
+        if seen[f] == 1:
+            seen[f] = 2
+            mine = load(sums, f * k, zero)
+            for i in range(lo, hi):
+                other = int(fld[i])
+                slopes[other] = total32(mine * load(sums, other * k, zero))
+            slopes[f] = HALF * (slopes[f] - own[f])
+            own[f] = 0.0
+            learn_pair_row(e, slopes, 0, pairs.reshape(pairs.size), f, pairs.shape[2], rates)
 
 
 @cache
-def make_predict(k: int, fingerprint: int = FINGERPRINT) -> Callable[..., None]:
-    """Compile p of every row."""
+def make_predict(
+    k: int, w_kind: int, v_kind: int, head: int, by_pair: int, fingerprint: int = FINGERPRINT
+) -> Callable[..., None]:
+    """Compile p, logit and variance of every row."""
 
     @njit(PREDICT, **KERNEL)
     def predict(
@@ -82,28 +240,89 @@ def make_predict(k: int, fingerprint: int = FINGERPRINT) -> Callable[..., None]:
         val: F32,
         slot: I32,
         records: F32,
-        w0: F32,
-        _n_fields: int,
+        bias: F32,
+        fields: F32,
+        pairs: F32,
+        loss: int,
+        v_needs_w: bool,
+        n_fields: int,
         seed: np.uint64,
         sd: float,
+        v_prior: np.float32,
         p: F32,
+        logit: F32,
+        variance: F32,
     ) -> None:
-        """p[i] = sigmoid(logit of row i)."""
+        """Row by row, changing nothing."""
         _ = fingerprint
         flat, stride, zero = records.reshape(records.size), records.shape[1], zeros(k)
-        part = np.empty(widest(ptr) * k, np.float32)
+        wide = widest(ptr)
+        xw, part = np.empty(wide, np.float32), np.empty(wide * k, np.float32)
+        room = n_fields if by_pair else 0
+        sums, meets = np.zeros(room * k, np.float32), np.empty(room * k, np.float32)
+        seen, present = np.zeros(room, np.uint8), np.empty(room, np.uint16)
         for i in range(ptr.size - 1):
-            logit, _, _, _ = _forward(
-                ptr[i], ptr[i + 1], fld, key, val, slot, flat, stride, w0[0], seed, sd, part, zero
+            lo, hi = ptr[i], ptr[i + 1]
+            m, s, z, q, _x = _forward(
+                w_kind,
+                by_pair,
+                head,
+                lo,
+                hi,
+                fld,
+                key,
+                val,
+                slot,
+                flat,
+                stride,
+                bias,
+                fields,
+                pairs,
+                v_needs_w,
+                seed,
+                sd,
+                xw,
+                part,
+                sums,
+                zero,
             )
-            p[i] = sigmoid(logit)
+            if by_pair:
+                m += 0.5 * total(_meet(lo, hi, fld, seen, present, pairs, sums, meets, zero) - q)
+            else:
+                m += 0.5 * total(z * z - q)
+            if v_kind == KALMAN:
+                s += _factor_variance(
+                    by_pair,
+                    head,
+                    lo,
+                    hi,
+                    fld,
+                    val,
+                    slot,
+                    flat,
+                    stride,
+                    fields,
+                    pairs,
+                    v_needs_w,
+                    v_prior,
+                    part,
+                    meets,
+                    z,
+                    zero,
+                )
+            if by_pair:
+                _leave(lo, hi, fld, seen, sums, zero)
+            margin = margin_of(loss, m, s)
+            p[i], logit[i], variance[i] = prediction(loss, margin), margin, s
 
     return predict
 
 
 @cache
-def make_step(k: int, w_kind: int, v_kind: int, fingerprint: int = FINGERPRINT) -> Callable[..., None]:
-    """Compile predict-then-learn for k factors, an optimizer for w and one for v."""
+def make_step(
+    k: int, w_kind: int, v_kind: int, head: int, by_pair: int, fingerprint: int = FINGERPRINT
+) -> Callable[..., None]:
+    """Compile predict-then-learn for k factors, an optimizer for w and one for v, weights of pairs or none."""
 
     @njit(STEP, **KERNEL)
     def step(
@@ -116,42 +335,134 @@ def make_step(k: int, w_kind: int, v_kind: int, fingerprint: int = FINGERPRINT) 
         weight: F32,
         learn: Bool,
         records: F32,
-        w0: F32,
+        bias: F32,
+        fields: F32,
+        pairs: F32,
+        evidence: F64,
         w_rates: Rates,
         v_rates: Rates,
-        _n_fields: int,
+        scale_rates: Rates,
+        noise: float,
+        loss: int,
+        v_needs_w: bool,
+        n_fields: int,
         seed: np.uint64,
         sd: float,
+        v_prior: np.float32,
         p: F32,
+        logit: F32,
+        variance: F32,
         bad: Bool,
     ) -> None:
         """Row by row: p from the parameters that the rows before left; then, where learn[i], one update.
 
-        With g = weight (p - y), the gradient of w_i is g x_i, of v_i g x_i h_i, and |h_i| <= |z| + sqrt(sum q). Rows
-        whose update is not `sound` are marked in `bad`, and left.
+        In size h is at most |z| + sqrt(sum q), by pair |H| + sqrt(|sum q|) over all fields. Rows whose update is not
+        `sound` are marked in `bad`, and left.
         """
         _ = fingerprint
         flat, stride, zero = records.reshape(records.size), records.shape[1], zeros(k)
-        part = np.empty(widest(ptr) * k, np.float32)
+        wide, scaled = widest(ptr), scale_rates[0] > 0.0
+        xw, part = np.empty(wide, np.float32), np.empty(wide * k, np.float32)
+        idles = np.zeros(wide, np.bool_)
+        slopes = np.zeros(2 * fields.shape[1], np.float32)
+        room = n_fields if by_pair else 0
+        sums, meets = np.zeros(room * k, np.float32), np.empty(room * k, np.float32)
+        seen, present = np.zeros(room, np.uint8), np.empty(room, np.uint16)
+        own, met = np.zeros(room, np.float32), np.zeros(fields.shape[1], np.float32)
+        per_field, size = fields.reshape(fields.size), fields.shape[1]
         for i in range(ptr.size - 1):
             lo, hi = ptr[i], ptr[i + 1]
-            logit, z, q, x_max = _forward(lo, hi, fld, key, val, slot, flat, stride, w0[0], seed, sd, part, zero)
-            probability = sigmoid(logit)
-            p[i] = probability
-            if not learn[i]:
-                continue
-            g = np.float64(weight[i]) * (probability - np.float64(label[i]))
-            reach = np.sqrt(total(z * z)) + np.sqrt(total(q))
-            if not sound(logit, g, weight[i], x_max, reach):
-                bad[i] = True
-                continue
-            update_weight(w_kind, np.float32(g), w0, 0, w_rates)
-            for j in range(lo, hi):
-                at = int(slot[j]) * stride
-                if at >= 0:
-                    gx = np.float32(g * np.float64(val[j]))
-                    update_weight(w_kind, gx, flat, at, w_rates)
-                    h = z - load(part, (j - lo) * k, zero)
-                    update_factors(v_kind, h * gx, flat, at + HEAD, k, v_rates)
+            m, s, z, q, x_max = _forward(
+                w_kind,
+                by_pair,
+                head,
+                lo,
+                hi,
+                fld,
+                key,
+                val,
+                slot,
+                flat,
+                stride,
+                bias,
+                fields,
+                pairs,
+                v_needs_w,
+                seed,
+                sd,
+                xw,
+                part,
+                sums,
+                zero,
+            )
+            reach = np.sqrt(total(z * z))
+            if by_pair:
+                m += 0.5 * total(_meet(lo, hi, fld, seen, present, pairs, sums, meets, zero) - q)
+                for j in range(lo, hi):
+                    h = load(meets, int(fld[j]) * k, zero)
+                    reach = max(reach, np.sqrt(total(h * h)))
+            else:
+                m += 0.5 * total(z * z - q)
+            if v_kind == KALMAN:
+                s += _factor_variance(
+                    by_pair,
+                    head,
+                    lo,
+                    hi,
+                    fld,
+                    val,
+                    slot,
+                    flat,
+                    stride,
+                    fields,
+                    pairs,
+                    v_needs_w,
+                    v_prior,
+                    part,
+                    meets,
+                    z,
+                    zero,
+                )
+            margin = margin_of(loss, m, s)
+            predicted = prediction(loss, margin)
+            p[i], logit[i], variance[i] = predicted, margin, s
+            e, g, lam, brings = respond(loss, noise, m, s, predicted, np.float64(label[i]), np.float64(weight[i]))
+            good = learn[i] and sound(m, s, g, weight[i], x_max, reach + np.sqrt(abs(total(q))))
+            bad[i] = learn[i] and not good
+            if good:
+                learn_bias(w_kind, g, lam, bias, w_rates)
+                if v_needs_w:
+                    for j in range(lo, hi):
+                        idles[j - lo] = idle(v_needs_w, flat, int(slot[j]) * stride)
+                for j in range(lo, hi):
+                    f, at = int(fld[j]), int(slot[j]) * stride
+                    u = load(part, (j - lo) * k, zero)
+                    h = _slope(by_pair, f, z, u, meets, pairs, zero)
+                    if scaled:
+                        slopes[f] += xw[j - lo]
+                        if not by_pair:
+                            slopes[size + f] += total32(u * h)
+                    if at >= 0:
+                        x = val[j]
+                        learn_weight(w_kind, x, g, brings, s, f, flat, at, fields, evidence, w_rates)
+                        if v_needs_w and idles[j - lo]:
+                            continue
+                        rho = fields[RHO, f]
+                        if v_kind == KALMAN:
+                            kalman.learn_factors(
+                                h * (rho * x), np.float32(g), np.float32(lam), flat, at + head, k, v_rates
+                            )
+                        else:
+                            update_factors(v_kind, h * np.float32(g * np.float64(x)), rho, flat, at + head, k, v_rates)
+                if w_kind == KALMAN:
+                    learn_priors(lo, hi, fld, fields, evidence, w_rates)
+                if scaled:
+                    learn_weight_scales(np.float32(e), slopes, per_field, size, scale_rates)
+                    if not by_pair:
+                        learn_factor_scales(np.float32(e), slopes, per_field, size, scale_rates)
+                if by_pair:
+                    _learn_pairs(np.float32(e), lo, hi, fld, seen, part, sums, pairs, own, met, scale_rates, zero)
+            if by_pair:
+                _leave(lo, hi, fld, seen, sums, zero)
 
     return step

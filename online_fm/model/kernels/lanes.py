@@ -15,8 +15,47 @@ from typing import TYPE_CHECKING
 import numba
 
 if TYPE_CHECKING or numba.config.DISABLE_JIT:
-    from online_fm.model.kernels.lanes_numpy import load, prefetch, shrink, sqrt, store, total, where_nonzero, zeros
+    from online_fm.model.kernels.lanes_numpy import (
+        at_least,
+        load,
+        prefetch,
+        shrink,
+        spread,
+        sqrt,
+        store,
+        total,
+        total32,
+        where_nonzero,
+        within,
+        zeros,
+    )
 else:
-    from online_fm.model.kernels.lanes_llvm import load, prefetch, shrink, sqrt, store, total, where_nonzero, zeros
+    from online_fm.model.kernels.lanes_llvm import (
+        at_least,
+        load,
+        prefetch,
+        shrink,
+        spread,
+        sqrt,
+        store,
+        total,
+        total32,
+        where_nonzero,
+        within,
+        zeros,
+    )
 
-__all__ = ["load", "prefetch", "shrink", "sqrt", "store", "total", "where_nonzero", "zeros"]
+__all__ = [
+    "at_least",
+    "load",
+    "prefetch",
+    "shrink",
+    "spread",
+    "sqrt",
+    "store",
+    "total",
+    "total32",
+    "where_nonzero",
+    "within",
+    "zeros",
+]

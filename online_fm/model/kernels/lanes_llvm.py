@@ -18,7 +18,21 @@ from numba.core import cgutils
 from numba.extending import intrinsic, models, overload, register_model
 from numba.np import arrayobj
 
-__all__ = ["Lanes", "load", "prefetch", "shrink", "sqrt", "store", "total", "where_nonzero", "zeros"]
+__all__ = [
+    "Lanes",
+    "at_least",
+    "load",
+    "prefetch",
+    "shrink",
+    "spread",
+    "sqrt",
+    "store",
+    "total",
+    "total32",
+    "where_nonzero",
+    "within",
+    "zeros",
+]
 
 F32 = ir.FloatType()
 F64 = ir.DoubleType()
@@ -116,18 +130,51 @@ def total(_typing: Any, lanes: Any) -> Any:
     """The sum of the lanes in float64, added as a balanced tree."""
 
     def codegen(_context: Any, builder: Any, _signature: Any, args: Any) -> Any:
-        n = 1 << (lanes.n - 1).bit_length()
-        narrow = ir.Constant(_vector(lanes), [0.0] * lanes.n)
-        mask = ir.Constant(ir.VectorType(I32, n), [min(i, lanes.n) for i in range(n)])
-        sums = builder.fpext(builder.shuffle_vector(args[0], narrow, mask), ir.VectorType(F64, n))
-        while n > 1:
-            n //= 2
-            low = ir.Constant(ir.VectorType(I32, n), list(range(n)))
-            high = ir.Constant(ir.VectorType(I32, n), list(range(n, 2 * n)))
-            sums = builder.fadd(builder.shuffle_vector(sums, sums, low), builder.shuffle_vector(sums, sums, high))
-        return builder.extract_element(sums, I32(0))
+        return _sum(builder, args[0], lanes, F64)
 
     return types.float64(lanes), codegen
+
+
+@intrinsic
+def total32(_typing: Any, lanes: Any) -> Any:
+    """The sum of the lanes in float32, added as a balanced tree."""
+
+    def codegen(_context: Any, builder: Any, _signature: Any, args: Any) -> Any:
+        return _sum(builder, args[0], lanes, F32)
+
+    return types.float32(lanes), codegen
+
+
+def _sum(builder: Any, value: Any, lanes: Lanes, kind: Any) -> Any:
+    n = 1 << (lanes.n - 1).bit_length()
+    narrow = ir.Constant(_vector(lanes), [0.0] * lanes.n)
+    mask = ir.Constant(ir.VectorType(I32, n), [min(i, lanes.n) for i in range(n)])
+    sums = builder.shuffle_vector(value, narrow, mask)
+    if kind is F64:
+        sums = builder.fpext(sums, ir.VectorType(F64, n))
+    while n > 1:
+        n //= 2
+        low = ir.Constant(ir.VectorType(I32, n), list(range(n)))
+        high = ir.Constant(ir.VectorType(I32, n), list(range(n, 2 * n)))
+        sums = builder.fadd(builder.shuffle_vector(sums, sums, low), builder.shuffle_vector(sums, sums, high))
+    return builder.extract_element(sums, I32(0))
+
+
+@intrinsic
+def spread(_typing: Any, array: Any, _at: Any, times: Any, like: Any) -> Any:
+    """Consecutive floats of `array[at:]`, each `times` (a constant) over, in as many lanes as `like` has."""
+    if not isinstance(times, types.IntegerLiteral):
+        return None
+    each = times.literal_value
+    few = Lanes(like.n // each)
+
+    def codegen(context: Any, builder: Any, _signature: Any, args: Any) -> Any:
+        pointer = _pointer(context, builder, array, args[0], args[1])
+        loaded = builder.load(builder.bitcast(pointer, _vector(few).as_pointer()), align=4)
+        mask = ir.Constant(ir.VectorType(I32, like.n), [i // each for i in range(like.n)])
+        return builder.shuffle_vector(loaded, ir.Constant(_vector(few), ir.Undefined), mask)
+
+    return like(array, types.intp, times, like), codegen
 
 
 @intrinsic
@@ -163,6 +210,28 @@ def where_nonzero(_typing: Any, test: Any, then: Any, otherwise: Any) -> Any:
         return builder.select(builder.fcmp_unordered("!=", args[0], nothing), args[1], args[2])
 
     return then(test, then, otherwise), codegen
+
+
+@intrinsic
+def at_least(_typing: Any, lanes: Any, _floor: Any) -> Any:
+    """The lanes, or `floor` where they are smaller."""
+
+    def codegen(_context: Any, builder: Any, _signature: Any, args: Any) -> Any:
+        return _call(builder, "maxnum", _vector(lanes), args[0], _splat(builder, args[1], lanes))
+
+    return lanes(lanes, types.float32), codegen
+
+
+@intrinsic
+def within(_typing: Any, lanes: Any, _bound: Any) -> Any:
+    """The lanes cut to [-bound, bound]; what is not a number becomes bound."""
+
+    def codegen(_context: Any, builder: Any, _signature: Any, args: Any) -> Any:
+        vector, bound = _vector(lanes), _splat(builder, args[1], lanes)
+        low = _call(builder, "minnum", vector, args[0], bound)
+        return _call(builder, "maxnum", vector, low, builder.fneg(bound))
+
+    return lanes(lanes, types.float32), codegen
 
 
 def _arithmetic(instruction: str) -> Callable[..., Any]:

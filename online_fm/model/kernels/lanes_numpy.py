@@ -7,7 +7,21 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Lanes", "load", "prefetch", "shrink", "sqrt", "store", "total", "where_nonzero", "zeros"]
+__all__ = [
+    "Lanes",
+    "at_least",
+    "load",
+    "prefetch",
+    "shrink",
+    "spread",
+    "sqrt",
+    "store",
+    "total",
+    "total32",
+    "where_nonzero",
+    "within",
+    "zeros",
+]
 
 Lanes: TypeAlias = NDArray[np.float32]
 
@@ -36,6 +50,26 @@ def total(lanes: Lanes) -> float:
     return float(lanes.sum(dtype=np.float64))
 
 
+def total32(lanes: Lanes) -> np.float32:
+    """The sum of the lanes in float32."""
+    return np.float32(lanes.sum(dtype=np.float32))
+
+
+def spread(array: NDArray[np.float32], at: int, times: int, like: Lanes) -> Lanes:
+    """Consecutive floats of `array[at:]`, each `times` (a constant) over, in as many lanes as `like` has."""
+    return np.repeat(array[at : at + len(like) // times], times)
+
+
+def at_least(lanes: Lanes, floor: np.float32) -> Lanes:
+    """The lanes, or `floor` where they are smaller."""
+    return np.fmax(lanes, floor)
+
+
+def within(lanes: Lanes, bound: np.float32) -> Lanes:
+    """The lanes cut to [-bound, bound]; what is not a number becomes bound."""
+    return np.fmax(np.fmin(lanes, bound), -bound)
+
+
 def sqrt(lanes: Lanes) -> Lanes:
     """The square root of each lane."""
     return np.sqrt(lanes)
@@ -48,4 +82,4 @@ def shrink(lanes: Lanes, by: np.float32) -> Lanes:
 
 def where_nonzero(test: Lanes, then: Lanes, otherwise: Lanes) -> Lanes:
     """`then` in the lanes where `test` is not 0, `otherwise` in the rest."""
-    return np.where(test != 0, then, otherwise)
+    return np.where(test != 0, then, otherwise).astype(np.float32)

@@ -1,4 +1,16 @@
-"""From logit to probability, and the guard against updates that are not finite."""
+"""Losses and their links: from the logit to a prediction and to what the loss says of it; the guard of updates.
+
+The example's likelihood is taken over the Gaussian that the logit is known by, mean m and variance S (0 without Kalman
+parts), so that prediction and update are those of assumed-density filtering (Opper 1998; Minka 2001):
+
+    log        kappa = 1 / sqrt(1 + pi S / 8) (MacKay 1992)     p = sigmoid(kappa m)    e = p - y
+               dloss/dm = kappa e      curvature lam = kappa^2 p (1 - p)
+    squared    p = m     e = m - y     dloss/dm = e / (S + noise)      lam = 1 / (S + noise)
+    hinge      p = m     e = -(2 y - 1) where (2 y - 1) m < 1, else 0   (no likelihood, so never with S)
+
+An example of weight c is c such examples: the precision that one brings, lam / (1 - lam S), is multiplied by c, and the
+two derivatives follow. For the squared loss that is exact; with S = 0 it is c times the gradient. lam S < 1 always.
+"""
 
 from __future__ import annotations
 
@@ -6,9 +18,9 @@ import math
 
 from numba import njit
 
-from online_fm.model.kernels import INLINE
+from online_fm.model.kernels import INLINE, LOG, SQUARED
 
-__all__ = ["LARGEST_GRADIENT", "sigmoid", "sound"]
+__all__ = ["LARGEST_GRADIENT", "margin_of", "prediction", "respond", "sigmoid", "sound"]
 
 LARGEST_GRADIENT = 1e9
 
@@ -25,7 +37,51 @@ def sigmoid(logit: float) -> float:
 
 
 @njit(**INLINE)
-def sound(logit: float, g: float, weight: float, x_max: float, reach: float) -> bool:
+def margin_of(loss: int, logit: float, variance: float) -> float:
+    """The logit as it is reported: moderated by its variance where the loss is log."""
+    if loss == LOG and variance > 0.0:
+        return logit / math.sqrt(1.0 + math.pi / 8.0 * variance)
+    return logit
+
+
+@njit(**INLINE)
+def prediction(loss: int, margin: float) -> float:
+    """p: a probability with the log loss, else the margin itself; a number whatever comes."""
+    if loss == LOG:
+        return sigmoid(margin)
+    return margin if abs(margin) <= 3e38 else 0.0
+
+
+@njit(**INLINE)
+def respond(
+    loss: int, noise: float, logit: float, variance: float, p: float, y: float, c: float
+) -> tuple[float, float, float, float]:
+    """(c e, dloss/dm, lam, the precision that the example brings) for an example of weight c."""
+    if loss == LOG:
+        e = p - y
+        shrink = 1.0
+        if variance > 0.0:
+            shrink = 1.0 / math.sqrt(1.0 + math.pi / 8.0 * variance)
+        g = shrink * e
+        lam = shrink * shrink * p * (1.0 - p)
+    elif loss == SQUARED:
+        e = logit - y
+        g = e / (variance + noise) if variance > 0.0 else e
+        lam = 1.0 / (variance + noise)
+    else:
+        sign = 2.0 * y - 1.0
+        e = -sign if sign * logit < 1.0 else 0.0
+        g = e
+        lam = 0.0
+    if variance <= 0.0:
+        return c * e, c * g, 0.0, 0.0
+    one = lam / (1.0 - lam * variance)
+    brings = c * one
+    return c * e, g * c * (1.0 + one * variance) / (1.0 + brings * variance), brings / (1.0 + brings * variance), brings
+
+
+@njit(**INLINE)
+def sound(logit: float, variance: float, g: float, weight: float, x_max: float, reach: float) -> bool:
     """Whether an update with dloss/dlogit `g` leaves every parameter finite, in constant time per row.
 
     The gradient of a w is g x, that of a factor g x h, with |h| <= reach (each model says how it bounds h by its
@@ -35,4 +91,5 @@ def sound(logit: float, g: float, weight: float, x_max: float, reach: float) -> 
     + l1 stays far below 3e38. NaN anywhere makes the comparison false.
     """
     size = abs(g) * max(1.0, x_max) * max(1.0, reach)
-    return math.isfinite(logit) and weight >= 0.0 and size <= LARGEST_GRADIENT
+    known = math.isfinite(logit) and 0.0 <= variance <= LARGEST_GRADIENT
+    return known and weight >= 0.0 and size <= LARGEST_GRADIENT

@@ -1,6 +1,6 @@
-"""Logistic regression: logit = w0 + sum_i x_i w_i;  dlogit/dw_i = x_i.
+"""Logistic regression, and with another loss linear regression: logit = bias + sum_i tau_f x_i w_i, in float64 sums.
 
-A record is `w s1 s2 _`: sixteen bytes, so that none crosses a cache line.
+A record is `w` and its state: one cache line, or part of one.
 """
 
 from __future__ import annotations
@@ -11,53 +11,81 @@ from functools import cache
 import numpy as np
 from numba import njit
 
-from online_fm.model.kernels import F32, FINGERPRINT, I32, I64, INLINE, KERNEL, U16, U32, Bool, Rates
-from online_fm.model.kernels.ahead import ask
-from online_fm.model.kernels.link import sigmoid, sound
-from online_fm.model.kernels.optim import update_weight
+from online_fm.model.kernels import F32, F64, FINGERPRINT, I32, I64, INLINE, KALMAN, KERNEL, TAU, U16, U32, Bool, Rates
+from online_fm.model.kernels.ahead import ask, widest
+from online_fm.model.kernels.kalman import learn_priors
+from online_fm.model.kernels.linear import learn_bias, learn_weight, mean_weight, weight_variance
+from online_fm.model.kernels.link import margin_of, prediction, respond, sound
+from online_fm.model.kernels.scales import learn_weight_scales
 from online_fm.model.kernels.signatures import PREDICT, STEP
 
 __all__ = ["make_predict", "make_step"]
 
 
 @njit(**INLINE)
-def _forward(lo: int, hi: int, val: F32, slot: I32, flat: F32, stride: int, w0: np.float32) -> tuple[float, float]:
-    """(logit, largest |x|) of the features lo:hi; an unseen feature adds its initial weight, 0."""
-    logit = np.float64(w0)
+def _forward(
+    w_kind: int,
+    lo: int,
+    hi: int,
+    fld: U16,
+    val: F32,
+    slot: I32,
+    flat: F32,
+    stride: int,
+    bias: F32,
+    fields: F32,
+    xw: F32,
+) -> tuple[float, float, float]:
+    """(logit, its variance, largest |x|) of the features lo:hi; x_i w_i go to `xw`."""
+    logit = np.float64(bias[0])
+    variance = np.float64(bias[1]) if w_kind == KALMAN else 0.0
     x_max = 0.0
     for j in range(lo, hi):
         ask(j + hi - lo, slot, flat, stride, 0, stride)
-        x = np.float64(val[j])
-        x_max = max(x_max, abs(x))
-        if slot[j] >= 0:
-            logit += x * np.float64(flat[int(slot[j]) * stride])
-    return logit, x_max
+        x, f, at = val[j], int(fld[j]), int(slot[j]) * stride
+        x_max = max(x_max, abs(np.float64(x)))
+        tau = fields[TAU, f]
+        xw[j - lo] = x * mean_weight(w_kind, flat, at, f, fields)
+        logit += np.float64(tau) * np.float64(xw[j - lo])
+        if w_kind == KALMAN:
+            h = tau * x
+            variance += np.float64(h * h * weight_variance(flat, at, f, fields))
+    return logit, variance, x_max
 
 
 @cache
-def make_predict(fingerprint: int = FINGERPRINT) -> Callable[..., None]:
-    """Compile p of every row."""
+def make_predict(w_kind: int, fingerprint: int = FINGERPRINT) -> Callable[..., None]:
+    """Compile p, logit and variance of every row."""
 
     @njit(PREDICT, **KERNEL)
     def predict(
         ptr: I64,
-        _fld: U16,
+        fld: U16,
         _key: U32,
         val: F32,
         slot: I32,
         records: F32,
-        w0: F32,
+        bias: F32,
+        fields: F32,
+        _pairs: F32,
+        loss: int,
+        _v_needs_w: bool,
         _n_fields: int,
         _seed: np.uint64,
         _sd: float,
+        _v_prior: np.float32,
         p: F32,
+        logit: F32,
+        variance: F32,
     ) -> None:
-        """p[i] = sigmoid(logit of row i)."""
+        """Row by row, changing nothing."""
         _ = fingerprint
         flat, stride = records.reshape(records.size), records.shape[1]
+        xw = np.empty(widest(ptr), np.float32)
         for i in range(ptr.size - 1):
-            logit, _x_max = _forward(ptr[i], ptr[i + 1], val, slot, flat, stride, w0[0])
-            p[i] = sigmoid(logit)
+            m, s, _x = _forward(w_kind, ptr[i], ptr[i + 1], fld, val, slot, flat, stride, bias, fields, xw)
+            margin = margin_of(loss, m, s)
+            p[i], logit[i], variance[i] = prediction(loss, margin), margin, s
 
     return predict
 
@@ -69,7 +97,7 @@ def make_step(w_kind: int, fingerprint: int = FINGERPRINT) -> Callable[..., None
     @njit(STEP, **KERNEL)
     def step(
         ptr: I64,
-        _fld: U16,
+        fld: U16,
         _key: U32,
         val: F32,
         slot: I32,
@@ -77,35 +105,56 @@ def make_step(w_kind: int, fingerprint: int = FINGERPRINT) -> Callable[..., None
         weight: F32,
         learn: Bool,
         records: F32,
-        w0: F32,
+        bias: F32,
+        fields: F32,
+        _pairs: F32,
+        evidence: F64,
         w_rates: Rates,
         _v_rates: Rates,
+        scale_rates: Rates,
+        noise: float,
+        loss: int,
+        _v_needs_w: bool,
         _n_fields: int,
         _seed: np.uint64,
         _sd: float,
+        _v_prior: np.float32,
         p: F32,
+        logit: F32,
+        variance: F32,
         bad: Bool,
     ) -> None:
         """Row by row: p from the parameters that the rows before left; then, where learn[i], one update.
 
-        The gradient of w_i is weight (p - y) x_i. Rows whose update is not `sound` are marked in `bad`, and left.
+        Rows whose update is not `sound` are marked in `bad`, and left.
         """
         _ = fingerprint
         flat, stride = records.reshape(records.size), records.shape[1]
+        xw, slopes = np.empty(widest(ptr), np.float32), np.zeros(2 * fields.shape[1], np.float32)
+        scaled = scale_rates[0] > 0.0
+        per_field, size = fields.reshape(fields.size), fields.shape[1]
         for i in range(ptr.size - 1):
-            logit, x_max = _forward(ptr[i], ptr[i + 1], val, slot, flat, stride, w0[0])
-            probability = sigmoid(logit)
-            p[i] = probability
+            lo, hi = ptr[i], ptr[i + 1]
+            m, s, x_max = _forward(w_kind, lo, hi, fld, val, slot, flat, stride, bias, fields, xw)
+            margin = margin_of(loss, m, s)
+            predicted = prediction(loss, margin)
+            p[i], logit[i], variance[i] = predicted, margin, s
             if not learn[i]:
                 continue
-            g = np.float64(weight[i]) * (probability - np.float64(label[i]))
-            if not sound(logit, g, weight[i], x_max, 1.0):
+            e, g, lam, brings = respond(loss, noise, m, s, predicted, np.float64(label[i]), np.float64(weight[i]))
+            if not sound(m, s, g, weight[i], x_max, 1.0):
                 bad[i] = True
                 continue
-            update_weight(w_kind, np.float32(g), w0, 0, w_rates)
-            for j in range(ptr[i], ptr[i + 1]):
-                if slot[j] >= 0:
-                    gx = np.float32(g * np.float64(val[j]))
-                    update_weight(w_kind, gx, flat, int(slot[j]) * stride, w_rates)
+            learn_bias(w_kind, g, lam, bias, w_rates)
+            for j in range(lo, hi):
+                f, at = int(fld[j]), int(slot[j]) * stride
+                if scaled:
+                    slopes[f] += xw[j - lo]
+                if at >= 0:
+                    learn_weight(w_kind, val[j], g, brings, s, f, flat, at, fields, evidence, w_rates)
+            if w_kind == KALMAN:
+                learn_priors(lo, hi, fld, fields, evidence, w_rates)
+            if scaled:
+                learn_weight_scales(np.float32(e), slopes, per_field, size, scale_rates)
 
     return step

@@ -1,19 +1,26 @@
-"""FTRL-Proximal and AdaGrad, per coordinate: for one weight, and for lanes of factors.
+"""Optimizers that know a gradient: FTRL-Proximal, AdaGrad, Adam, SGD; for one weight, and for lanes of factors.
 
-FTRL (McMahan et al., KDD 2013, Algorithm 1), gradient g, state z, n:
+G is the gradient of the loss without the learned scale s (tau, rho or R) of the coordinate's field; s multiplies the
+step only. With it inside the accumulators, which divide by their root, it would act once where it has to act twice:
+measured, that is worse on drifting streams. State of a coordinate:
 
-    sigma = (sqrt(n + g^2) - sqrt(n)) / alpha        z += g - sigma w        n += g^2
-    w = 0                                                    if |z| <= l1
-      = -(z - sgn(z) l1) / ((beta + sqrt(n)) / alpha + l2)   otherwise
+FTRL    z, n   n' = (1 - decay) n + G^2;  z += s G - (sqrt(n') - sqrt(n)) / alpha w
+               w = 0 if |z| <= l1, else -(z - sgn(z) l1) / ((beta + sqrt(n')) / alpha + l2)
+               (McMahan et al., KDD 2013)
+AdaGrad A      G' = G + l2 w;  A = (1 - decay) A + G'^2;  w -= eta (s G + l2 w) / sqrt(a0 + A)
+               (Duchi et al., JMLR 2011)
+Adam    m r c d   m += (1 - beta1) (G' - m);  r += (1 - beta2) (G'^2 - r);  w -= eta s (m / c) / (sqrt(r / d) + eps)
+               (Kingma & Ba, ICLR 2015; c, d = 1 - beta^t are running sums, so that each coordinate has its own t)
+SGD     t      w -= eta / (1 + decay t) (s G + l2 w);  t += 1
 
-The difference of roots is computed as g^2 / (sqrt(n + g^2) + sqrt(n)): in float32 it would lose all its digits
-once n is large. Factors start at their initial value with z = 0 (alphaFM): the first gradient that is not 0 turns
-them into the weight that z, n give; until then (n = 0) they stay.
+The difference of roots is computed as (n' - n) / (sqrt(n') + sqrt(n)): in float32 it would lose all its digits
+once n is large. As z is moved by what w asks of it, w stays as it is while n fades. Factors start at their initial
+value with z = 0 (alphaFM): the first gradient that is not 0 turns them into the weight that z, n give; until then they
+stay.
 
-AdaGrad (Duchi et al., JMLR 2011), state A:   g += l2 w;  A += g^2;  w -= eta g / sqrt(a0 + A).
-
-A gradient of exactly 0 leaves weight and state as they are. Rates are tuples of float32: (1 / alpha, beta, l1, l2)
-or (eta, a0, 0, l2): roots and divisions are what an update costs, so FTRL has two of each per coordinate and no more.
+A gradient of exactly 0 leaves weight and state as they are. Rates are tuples of float32: (1 / alpha, beta, l1, l2,
+decay), (eta, a0, 0, l2, decay), (eta, beta1, beta2, l2, eps), (eta, decay, 0, l2, 0). Roots and divisions are what an
+update costs: FTRL has two of each per coordinate, AdaGrad one.
 """
 
 from __future__ import annotations
@@ -21,31 +28,37 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from online_fm.model.kernels import F32, FTRL, INLINE, Rates
+from online_fm.model.kernels import ADAGRAD, ADAM, F32, FTRL, INLINE, Rates
 from online_fm.model.kernels.lanes import load, shrink, sqrt, store, where_nonzero
 
 __all__ = ["update_factors", "update_weight"]
 
 TINY = np.float32(1e-30)  # keeps 0 / 0 out where a squared gradient is 0 in float32
+ONE = np.float32(1.0)
 
 
 @njit(**INLINE)
-def update_weight(kind: int, g: np.float32, array: F32, at: int, rates: Rates) -> None:
-    """One step on the weight `array[at]`, whose state is `array[at + 1], array[at + 2]`; g float32."""
+def update_weight(kind: int, g: np.float32, s: np.float32, array: F32, at: int, rates: Rates) -> None:
+    """One step on the weight `array[at]`, whose state follows it; g is G, s the scale."""
     if g != 0.0:
         if kind == FTRL:
-            _ftrl_weight(g, array, at, rates)
+            _ftrl_weight(g, s, array, at, rates)
+        elif kind == ADAGRAD:
+            _adagrad_weight(g, s, array, at, rates)
+        elif kind == ADAM:
+            _adam_weight(g, s, array, at, rates)
         else:
-            _adagrad_weight(g, array, at, rates)
+            _sgd_weight(g, s, array, at, rates)
 
 
 @njit(**INLINE)
-def _ftrl_weight(g: np.float32, array: F32, at: int, rates: Rates) -> None:
-    per_alpha, beta, l1, l2 = rates
+def _ftrl_weight(g: np.float32, s: np.float32, array: F32, at: int, rates: Rates) -> None:
+    per_alpha, beta, l1, l2, decay = rates
     n = array[at + 2]
-    n_new = n + g * g
+    new = g * g - decay * n
+    n_new = n + new
     root = np.sqrt(n_new)
-    z = array[at + 1] + g - g * g / (root + np.sqrt(n) + TINY) * per_alpha * array[at]
+    z = array[at + 1] + s * g - new / (root + np.sqrt(n) + TINY) * per_alpha * array[at]
     size = abs(z) - l1
     denominator = (beta + root) * per_alpha + l2
     w = np.float32(0.0)
@@ -57,34 +70,65 @@ def _ftrl_weight(g: np.float32, array: F32, at: int, rates: Rates) -> None:
 
 
 @njit(**INLINE)
-def _adagrad_weight(g: np.float32, array: F32, at: int, rates: Rates) -> None:
-    eta, a0, _, l2 = rates
-    g = g + l2 * array[at]
-    a = array[at + 1] + g * g
-    array[at] -= eta * g / np.sqrt(a0 + a)
+def _adagrad_weight(g: np.float32, s: np.float32, array: F32, at: int, rates: Rates) -> None:
+    eta, a0, _, l2, decay = rates
+    pull = l2 * array[at]
+    a = array[at + 1] - decay * array[at + 1] + (g + pull) * (g + pull)
+    array[at] -= eta * (s * g + pull) / np.sqrt(a0 + a)
     array[at + 1] = a
 
 
 @njit(**INLINE)
-def update_factors(kind: int, g: F32, array: F32, at: int, width: int, rates: Rates) -> None:
-    """One step on the factors `array[at:]`; their state begins `width` further on; g lanes of float32."""
-    if kind == FTRL:
-        _ftrl_factors(g, array, at, width, rates)
-    else:
-        _adagrad_factors(g, array, at, width, rates)
+def _adam_weight(g: np.float32, s: np.float32, array: F32, at: int, rates: Rates) -> None:
+    eta, beta1, beta2, l2, eps = rates
+    g = g + l2 * array[at]
+    m = array[at + 1] + (ONE - beta1) * (g - array[at + 1])
+    r = array[at + 2] + (ONE - beta2) * (g * g - array[at + 2])
+    c = array[at + 3] * beta1 + (ONE - beta1)
+    d = array[at + 4] * beta2 + (ONE - beta2)
+    array[at] -= eta * s * (m / c) / (np.sqrt(r / d) + eps)
+    array[at + 1] = m
+    array[at + 2] = r
+    array[at + 3] = c
+    array[at + 4] = d
 
 
 @njit(**INLINE)
-def _ftrl_factors(g: F32, array: F32, at: int, width: int, rates: Rates) -> None:
-    per_alpha, beta, l1, l2 = rates
+def _sgd_weight(g: np.float32, s: np.float32, array: F32, at: int, rates: Rates) -> None:
+    eta, decay, _, l2, _ = rates
+    t = array[at + 1]
+    array[at] -= eta / (ONE + decay * t) * (s * g + l2 * array[at])
+    array[at + 1] = t + ONE
+
+
+@njit(**INLINE)
+def update_factors(kind: int, g: F32, s: F32, array: F32, at: int, width: int, rates: Rates) -> None:
+    """One step on the factors `array[at:]`; each column of their state is `width` further on.
+
+    g: lanes of G; s: the scale, one number or lanes.
+    """
+    if kind == FTRL:
+        _ftrl_factors(g, s, array, at, width, rates)
+    elif kind == ADAGRAD:
+        _adagrad_factors(g, s, array, at, width, rates)
+    elif kind == ADAM:
+        _adam_factors(g, s, array, at, width, rates)
+    else:
+        _sgd_factors(g, s, array, at, width, rates)
+
+
+@njit(**INLINE)
+def _ftrl_factors(g: F32, s: F32, array: F32, at: int, width: int, rates: Rates) -> None:
+    per_alpha, beta, l1, l2, decay = rates
     v = load(array, at, g)
     z = load(array, at + width, g)
     n = load(array, at + 2 * width, g)
     g2 = g * g
-    n_new = n + g2
+    new = where_nonzero(g, g2 - n * decay, g2)
+    n_new = n + new
     root = sqrt(n_new)
-    sigma: F32 = g2 / (root + sqrt(n) + TINY) * per_alpha
-    z = z + g - sigma * v
+    sigma: F32 = new / (root + sqrt(n) + TINY) * per_alpha
+    z = z + g * s - sigma * v
     weight: F32 = np.float32(0.0) - shrink(z, l1) / ((root + beta) * per_alpha + l2 + TINY)
     store(array, at, where_nonzero(n_new, weight, v))
     store(array, at + width, z)
@@ -92,10 +136,42 @@ def _ftrl_factors(g: F32, array: F32, at: int, width: int, rates: Rates) -> None
 
 
 @njit(**INLINE)
-def _adagrad_factors(g: F32, array: F32, at: int, width: int, rates: Rates) -> None:
-    eta, a0, _, l2 = rates
+def _adagrad_factors(g: F32, s: F32, array: F32, at: int, width: int, rates: Rates) -> None:
+    eta, a0, _, l2, decay = rates
     v = load(array, at, g)
-    g = where_nonzero(g, g + v * l2, g)
-    a = load(array, at + width, g) + g * g
-    store(array, at, v - g * eta / sqrt(a + a0))
+    pull: F32 = where_nonzero(g, v * l2, g)
+    a = load(array, at + width, g)
+    a = a - where_nonzero(g, a * decay, g) + (g + pull) * (g + pull)
+    store(array, at, v - (g * s + pull) * eta / sqrt(a + a0))
     store(array, at + width, a)
+
+
+@njit(**INLINE)
+def _adam_factors(g: F32, s: F32, array: F32, at: int, width: int, rates: Rates) -> None:
+    eta, beta1, beta2, l2, eps = rates
+    v = load(array, at, g)
+    m = load(array, at + width, g)
+    r = load(array, at + 2 * width, g)
+    c = load(array, at + 3 * width, g)
+    d = load(array, at + 4 * width, g)
+    pulled = g + v * l2
+    m_new = m + (pulled - m) * (ONE - beta1)
+    r_new = r + (pulled * pulled - r) * (ONE - beta2)
+    c_new = c * beta1 + (ONE - beta1)
+    d_new = d * beta2 + (ONE - beta2)
+    step: F32 = m_new / c_new / (sqrt(r_new / d_new) + eps) * eta * s
+    store(array, at, where_nonzero(g, v - step, v))
+    store(array, at + width, where_nonzero(g, m_new, m))
+    store(array, at + 2 * width, where_nonzero(g, r_new, r))
+    store(array, at + 3 * width, where_nonzero(g, c_new, c))
+    store(array, at + 4 * width, where_nonzero(g, d_new, d))
+
+
+@njit(**INLINE)
+def _sgd_factors(g: F32, s: F32, array: F32, at: int, width: int, rates: Rates) -> None:
+    eta, decay, _, l2, _ = rates
+    v = load(array, at, g)
+    t = load(array, at + width, g)
+    rate: F32 = eta / (t * decay + ONE)
+    store(array, at, where_nonzero(g, v - rate * (g * s + v * l2), v))
+    store(array, at + width, where_nonzero(g, t + ONE, t))

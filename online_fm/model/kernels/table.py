@@ -100,6 +100,8 @@ def make_table(fingerprint: int = FINGERPRINT) -> tuple[Callable[..., int], Call
             types.boolean,
             types.int64,
             types.int64,
+            types.int64,
+            types.float32,
             types.uint64,
             types.float64,
             slot,
@@ -119,6 +121,8 @@ def make_table(fingerprint: int = FINGERPRINT) -> tuple[Callable[..., int], Call
         growable: bool,
         v_at: int,
         n_v: int,
+        width: int,
+        v_start: np.float32,
         seed: np.uint64,
         sd: float,
         slot: I32,
@@ -126,7 +130,8 @@ def make_table(fingerprint: int = FINGERPRINT) -> tuple[Callable[..., int], Call
         """Fill `slot` for the rows from `row` on; return the row before which the table must grow, or n.
 
         counts i64[2]: features, and features of learned rows that found no place. records f32[capacity, stride], of
-        which all unused ones are 0; factors lie at `v_at`, `n_v` of them.
+        which all unused ones are 0; factors lie at `v_at`, `n_v` of them, their first state, which begins with
+        `v_start`, `width` further on.
         """
         _ = fingerprint
         flat = records.reshape(records.size)
@@ -147,6 +152,9 @@ def make_table(fingerprint: int = FINGERPRINT) -> tuple[Callable[..., int], Call
                         index[place + np.uint64(1)] = np.uint64(found + 1)
                         tags[found] = tag
                         draw(tag, seed, sd, flat, found * stride + v_at, n_v)
+                        if v_start != 0.0:
+                            for c in range(n_v):
+                                flat[found * stride + v_at + width + c] = v_start
                     else:
                         counts[1] += 1
                 slot[j] = found

@@ -1,0 +1,65 @@
+"""The learned scales: tau and rho per field, R per pair of fields, learned by AdaGrad once per row.
+
+    T += d^2        tau = max(floor, tau - eta d / sqrt(a0 + T)),       d = dloss/dtau
+
+The slopes of all features of a field are added up first, so that several values in one field are one gradient. A
+field that the row lacks has d = 0, which changes nothing: so whole panels of fields are updated at once, absent ones
+included, and 39 fields cost three vector roots instead of 39. d is cut to what float32 can square: AdaGrad's steps do
+not depend on how large a gradient is.
+
+A field's scale is FwFM's weight of a pair of fields (Pan et al., WWW 2018) cut to rank one; for weights it is an online
+mixer over fields (Mahoney 2005). Rates: (eta, a0, floor, eta of pairs, a0 of pairs); eta 0 is off.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numba import njit
+
+from online_fm.model.kernels import F32, INLINE, PANEL, RHO, RHO_SUM, Rates
+from online_fm.model.kernels.lanes import at_least, load, sqrt, store, within, zeros
+
+__all__ = ["learn_factor_scales", "learn_pair_row", "learn_weight_scales"]
+
+LARGEST = np.float32(1e15)
+
+
+@njit(**INLINE)
+def learn_weight_scales(e: np.float32, slopes: F32, fields: F32, width: int, rates: Rates) -> None:
+    """Tau of all fields, from d = e slopes[0]; the slopes are cleared. Arrays are flat, rows `width` long."""
+    eta, a0, floor, _, _ = rates
+    panel = zeros(PANEL)
+    for c in range(0, width, PANEL):
+        d = within(load(slopes, c, panel) * e, LARGEST)
+        square = load(fields, width + c, panel) + d * d
+        store(fields, c, at_least(load(fields, c, panel) - d * eta / sqrt(square + a0), floor))
+        store(fields, width + c, square)
+        store(slopes, c, panel)
+
+
+@njit(**INLINE)
+def learn_factor_scales(e: np.float32, slopes: F32, fields: F32, width: int, rates: Rates) -> None:
+    """Rho of all fields; slopes[1] holds rho dm/drho. As `learn_weight_scales` otherwise."""
+    eta, a0, floor, _, _ = rates
+    panel = zeros(PANEL)
+    for c in range(0, width, PANEL):
+        rho = load(fields, RHO * width + c, panel)
+        d = within(load(slopes, width + c, panel) * e / rho, LARGEST)
+        square = load(fields, RHO_SUM * width + c, panel) + d * d
+        store(fields, RHO * width + c, at_least(rho - d * eta / sqrt(square + a0), floor))
+        store(fields, RHO_SUM * width + c, square)
+        store(slopes, width + c, panel)
+
+
+@njit(**INLINE)
+def learn_pair_row(e: np.float32, slopes: F32, start: int, pairs: F32, f: int, width: int, rates: Rates) -> None:
+    """R of field f with all fields, from d = e slopes[start:], which are cleared; pairs is flat: R, then its sums."""
+    _, _, _, eta, a0 = rates
+    panel, half = zeros(PANEL), pairs.size // 2
+    for c in range(0, width, PANEL):
+        at = f * width + c
+        d = within(load(slopes, start + c, panel) * e, LARGEST)
+        square = load(pairs, half + at, panel) + d * d
+        store(pairs, at, load(pairs, at, panel) - d * eta / sqrt(square + a0))
+        store(pairs, half + at, square)
+        store(slopes, start + c, panel)
