@@ -3,11 +3,11 @@
     kuairand  real feed logs, 41 fields, 222,444 rows
     syn       12 fields of 3 to 50,000 values, Zipf 1.1, an FM truth, click rate 17 %, 300,000 rows
     long      the same, 1.2 million rows
-    synd      4 of the 12 fields drift
+    synd      4 of the 12 fields drift: half forgotten after 346,000 rows
     synl      click rate 1.6 %
-    synf      an FFM truth on 30 % of the pairs of fields
+    synf      an FFM truth on 30 % of the pairs of fields, click rate 25 %
     jump      syn, whose truth is drawn anew at half time
-    short     a shop whose items live 3 hours; lists of ten, one click each
+    short     a shop whose items live 3 hours and whose taste changes by the half-hour; lists of ten, one click each
     crosses   syn with 78 blind crosses: every pair of fields, and every field once more
 
 All come out of the project's own simulator, decoder and encoder and are kept in .cache/streams, under a name that
@@ -52,18 +52,20 @@ SIZES = (3, 7, 18, 43, 104, 252, 610, 1476, 3573, 8650, 20_900, 50_000)
 VOCABULARY = dict(zip("abcdefghijkl", SIZES, strict=True))
 SYN = {"seed": 3, "events": 300_000, "vocabulary": VOCABULARY, "fields": 12, "zipf": 1.1, "k": 4, "click_rate": 0.17,
        "effect_sd": 0.8, "interaction_sd": 0.5, "drift_half_life_h": None}  # fmt: skip
-SHORT = {"events": 300_000, "users": 5000, "items": 300, "item_life_h": 3.0, "list_length": 10, "event_rate_per_s": 2.0,
-         "drift_half_life_h": None}  # fmt: skip
+SHORT = {"events": 300_000, "event_rate_per_s": 10.0, "users": 5000, "items": 100, "item_life_h": 3.0,
+         "list_length": 10, "effect_sd": 2.5, "interaction_sd": 0.3, "drift_half_life_h": 0.5,
+         "drifting": ["item", "category", "price", "tags"]}  # fmt: skip
 SIMULATED: dict[str, dict[str, Any]] = {
     "syn": SYN,
     "long": {**SYN, "events": 1_200_000},
-    "synd": {**SYN, "event_rate_per_s": 1.0, "drift_half_life_h": 24.0, "drifting": ["d", "f", "h", "j"]},
-    "synl": {**SYN, "click_rate": 0.016},
-    "synf": {**SYN, "ffm_pairs": 0.3},
+    "synd": {**SYN, "seed": 2, "effect_sd": 1.7, "interaction_sd": 0.4, "event_rate_per_s": 1.0,
+             "drift_half_life_h": 96.0, "drifting": ["d", "f", "h", "j"]},
+    "synl": {**SYN, "click_rate": 0.016, "effect_sd": 1.1, "interaction_sd": 0.45},
+    "synf": {**SYN, "seed": 2, "click_rate": 0.25, "effect_sd": 1.0, "interaction_sd": 1.3, "ffm_pairs": 0.3},
     "jump": {**SYN, "redraw_at": 150_000},
     "short": SHORT,
     "crosses": SYN,
-}
+}  # fmt: skip
 NAMES = ("kuairand", *SIMULATED)
 QUIET = {"start_ms": 1_700_000_000_000, "rate_per_s": None, "partitions": 1, "duplicate_rate": 0.0,
          "out_of_order_rate": 0.0, "malformed_rate": 0.0, "orphan_rate": 0.0}  # fmt: skip

@@ -199,11 +199,11 @@ class Simulator:
         """What follows id and time of impressions: score, list and features."""
         texts = zip(p.tolist(), self.truth.texts(context), self._noise.of(len(p), self._rng), strict=True)
         if self.config.list_length == 1:
-            return [f',"score":{score},"features":{{{",".join(parts)}{more}}}' for score, parts, more in texts]
+            return [f',"score":{score},"features":{{{members}{more}}}' for score, members, more in texts]
         head = f"{self.start_ms:x}-list"
         return [
-            f',"score":{score},"list":"{head}{number}","features":{{{",".join(parts)}{more}}}'
-            for number, (score, parts, more) in zip(lists.tolist(), texts, strict=True)
+            f',"score":{score},"list":"{head}{number}","features":{{{members}{more}}}'
+            for number, (score, members, more) in zip(lists.tolist(), texts, strict=True)
         ]
 
     def _click(self, names: list[str], ts: Ints, partition: Ints, clicked: NDArray[np.bool_]) -> None:

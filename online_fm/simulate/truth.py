@@ -46,10 +46,10 @@ class Truth:
         """The impressions at these times (ms); in lists, each time is there once for each row."""
         return self.population.draw(rng, ts)
 
-    def texts(self, context: Context) -> Iterator[tuple[str, ...]]:
-        """Of each impression, its features as members in JSON, a text a part."""
+    def texts(self, context: Context) -> Iterator[str]:
+        """Of each impression, its features as members in JSON."""
         parts = zip(self.population.parts, context, strict=True)
-        return zip(*([part.texts[i] for i in which.tolist()] for part, which in parts), strict=True)
+        return map(",".join, zip(*([part.texts[i] for i in which.tolist()] for part, which in parts), strict=True))
 
     def logit(self, context: Context) -> Floats:
         """The true log-odds of a click, f64[n], with bias."""
