@@ -127,7 +127,7 @@ FactorOptimizer: TypeAlias = Ftrl | AdaGrad | KalmanFactors | Adam | Sgd
 class Scales(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A scale per field, tau for weights and rho for factors: start 1, learned by AdaGrad, never below the floor."""
 
-    eta: Rate = 0.1
+    eta: Rate = 0.2
     a0: Start = 0.1
     floor: Annotated[float, Meta(ge=1e-3, le=1)] = 0.05
 
@@ -177,7 +177,7 @@ class _Factors(_Linear, frozen=True, kw_only=True, forbid_unknown_fields=True):
     k: Factors = 8
     seed: Annotated[int, Meta(ge=0, le=2**63 - 1)] = 1
     init_sd: Annotated[float, Meta(ge=0, le=10)] = 0.03
-    v: FactorOptimizer = AdaGrad()
+    v: FactorOptimizer = AdaGrad(eta=0.05)
     v_needs_w: bool = False
 
     def __post_init__(self) -> None:
