@@ -11,15 +11,18 @@ from numpy.typing import NDArray
 
 from online_fm.features.batch import Rows
 
-__all__ = ["write_ffm", "write_fm", "write_vw"]
+__all__ = ["LETTERS", "write_ffm", "write_fm", "write_vw"]
 
 NAMESPACES = string.ascii_letters + string.digits
+LETTERS = len(NAMESPACES)
 Word = Callable[[int, int, int], str]
 
 
 def write_vw(path: Path, rows: Rows, label: NDArray[np.float32]) -> None:
-    """A namespace of one letter for each field, so that `-q ::` means all pairs of fields."""
-    _write(path, rows, label, ("-1 ", "1 "), lambda field, key, _number: f"|{NAMESPACES[field]} {key}")
+    """A namespace for each field; of one letter where these suffice: `-q ::` then means all pairs of fields."""
+    letters = rows.fld.max(initial=0) < LETTERS
+    names = NAMESPACES if letters else [f"n{field}" for field in range(1 << 16)]
+    _write(path, rows, label, ("-1 ", "1 "), lambda field, key, _number: f"|{names[field]} {key}")
 
 
 def write_fm(path: Path, rows: Rows, label: NDArray[np.float32], *, exact_keys: bool = False) -> None:
