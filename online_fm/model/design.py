@@ -61,9 +61,10 @@ class Design:
         self._w_kind, self._v_kind = _kind(config.w), _kind(self.v) if self.v else 0
         self.layout = self._layout(learns=learns)
         self.rates = (_rates(config.w), _rates(self.v), self._scale_rates(), float(config.noise))
+        self.v_needs_w = not isinstance(config, Lr | Poly2) and config.v_needs_w
         self.meaning = (
             _LOSSES[config.loss],
-            not isinstance(config, Lr | Poly2) and config.v_needs_w,
+            self.v_needs_w,
             len(self.fields),
             np.uint64(self.seed),
             self.init_sd,

@@ -27,7 +27,7 @@ from online_fm.model.design import Design
 from online_fm.model.kernels import FIELD_ROWS, PANEL, PRECISION, RHO, RHO_SUM, TAU, TAU_SUM
 from online_fm.model.state import Table, tensor
 
-__all__ = ["Learner", "Outcome", "Prediction", "Predictor"]
+__all__ = ["Learner", "OfFeatures", "Outcome", "Prediction", "Predictor"]
 
 TICKS = 64  # sweeps of forgetting in a half-life: steps of 1.1 %
 
@@ -57,6 +57,23 @@ class Outcome(NamedTuple):
     variance: NDArray[np.float32]
     quarantined: NDArray[np.bool_]
     members: Mapping[str, NDArray[np.float32]] = {}
+
+
+class OfFeatures(NamedTuple):
+    """What a prediction takes for each of n features, by their order in `rows`, which are as the model sees them.
+
+    learned bool[n]: has a record, else the values are initial ones; w f32[n], v f32[n, factors]: mean weight and
+    factors, these 0 where they take no part; tau, rho f32[n]: their scales; bias; pairs f32[F, F]: R, or empty.
+    """
+
+    rows: Rows
+    learned: NDArray[np.bool_]
+    w: NDArray[np.float32]
+    v: NDArray[np.float32]
+    tau: NDArray[np.float32]
+    rho: NDArray[np.float32]
+    bias: float
+    pairs: NDArray[np.float32]
 
 
 class _Parameters:
@@ -135,6 +152,30 @@ class _Parameters:
             raise ValueError(f"a row has field {int(rows.fld.max())}, but the model has {n_fields} fields")
         rows = self.design.rows(rows)
         return rows, (rows.ptr, rows.fld, rows.key, rows.val)
+
+    def mean_weights(self, slot: NDArray[np.int32], fld: NDArray[np.uint16]) -> NDArray[np.float32]:
+        """The weights of the features at these slots, of these fields."""
+        columns = self.table.columns()
+        w: NDArray[np.float32] = columns["w"][slot]
+        if isinstance(self.config.w, Kalman):
+            w /= self.fields[PRECISION, fld] + columns["w_state"][slot, 0]
+        return w
+
+    def of_features(self, rows: Rows) -> OfFeatures:
+        """As `Predictor.of_features`."""
+        design, (rows, _) = self.design, self.columns(rows)
+        first = Table(design.layout, max(rows.nnz, 1), design.seed, design.init_sd)
+        at = first.resolve(rows, np.ones(len(rows), np.bool_))
+        w, v = first.columns()["w"][at], first.columns()["v"][at]
+        slot = self.table.lookup(rows)
+        learned = slot >= 0
+        w[learned] = self.mean_weights(slot[learned], rows.fld[learned])
+        v[learned] = self.table.columns()["v"][slot[learned]]
+        if design.v_needs_w:
+            v[w == 0.0] = 0.0
+        tau, rho = self.fields[TAU, rows.fld], self.fields[RHO, rows.fld]
+        pairs = self.pairs[0, :, : len(design.fields)]
+        return OfFeatures(rows, learned, w, v, tau, rho, float(self.bias[0]), pairs)
 
     def predict(self, kernel: Callable[..., None], rows: Rows) -> Prediction:
         """Every row's prediction; changes nothing."""
@@ -330,9 +371,28 @@ class Predictor:
         """Features with a record."""
         return self._known.table.size
 
+    @property
+    def given(self) -> tuple[str, ...]:
+        """The names of the fields of the rows that it takes, by number."""
+        return self._known.design.given
+
+    @property
+    def fields(self) -> tuple[str, ...]:
+        """The names of the fields that the model sees, by number."""
+        return self._known.design.fields
+
     def predict(self, rows: Rows) -> Prediction:
         """Every row's prediction; features that were never learned contribute their initial value."""
         return self._known.predict(self._predict, rows)
+
+    def of_features(self, rows: Rows) -> OfFeatures:
+        """The parameters that a prediction of these rows reads."""
+        return self._known.of_features(rows)
+
+    def mean_weights(self) -> tuple[NDArray[np.uint16], NDArray[np.float32]]:
+        """Field and weight of every feature with a record."""
+        fld = (self._known.table.columns()["tags"] >> 32).astype(np.uint16)
+        return fld, self._known.mean_weights(np.arange(len(fld), dtype=np.int32), fld)
 
     def field_scales(self) -> dict[str, dict[str, float]]:
         """As `Learner.field_scales`."""
