@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+from reference_factors import initial_factors
 from reference_optim import Evidence, FieldPrior, KalmanFactor, KalmanWeight, Scale, coordinate, error_of, sigmoid
 
 from online_fm.features.batch import Rows
@@ -19,8 +20,6 @@ from online_fm.model.config import Ffm, Fm, Fwfm, Kalman, KalmanFactors, Lr, Mf,
 
 Feature = tuple[Any, ...]
 Row = list[tuple[int, int, float]]
-MASK = 2**64 - 1
-GOLDEN = 0x9E3779B97F4A7C15
 TICKS = 64  # in a half-life
 HOUR_MS = 3_600_000
 
@@ -51,24 +50,6 @@ def rows_of(rows: list[Row]) -> Rows:
         np.array([key for _, key, _ in flat], np.uint32),
         np.array([x for _, _, x in flat], np.float32),
     )
-
-
-def mix(x: int) -> int:
-    """The finalizer of splitmix64."""
-    x = (x ^ (x >> 30)) * 0xBF58476D1CE4E5B9 & MASK
-    x = (x ^ (x >> 27)) * 0x94D049BB133111EB & MASK
-    return x ^ (x >> 31)
-
-
-def initial_factors(seed: int, sd: float, fld: int, key: int, n: int) -> list[float]:
-    """Component c: the four 16-bit lanes of a hash of (seed, fld, key, c), added, centred and scaled."""
-    start = mix(((fld << 32 | key) ^ mix((seed + GOLDEN) & MASK)) + GOLDEN & MASK)
-    factors = []
-    for c in range(1, n + 1):
-        bits = mix((start + c * GOLDEN) & MASK)
-        lanes = sum(bits >> shift & 0xFFFF for shift in (0, 16, 32, 48))
-        factors.append(float(np.float32((lanes - 2 * 65535) * (sd / 37837.22))))
-    return factors
 
 
 def pair_field(n_fields: int, f: int, g: int) -> int:

@@ -67,7 +67,9 @@ class Mixture:
 
 def examples_of(config: Committee, n: int, seed: int = 3):
     label = labels_of(next(iter(config.members.values())).model)
-    return [(row, label[i * 7 % len(label)], *rest) for i, (row, _, *rest) in enumerate(random_examples(n, seed, keys=8))]
+    return [
+        (row, label[i * 7 % len(label)], *rest) for i, (row, _, *rest) in enumerate(random_examples(n, seed, keys=8))
+    ]
 
 
 @each_committee
@@ -147,7 +149,7 @@ def test_weight_goes_to_the_member_that_is_right():
     examples = [([(0, a, 1.0), (1, b, 1.0)], float(a ^ b), 1.0, True) for a, b in bits]
     learner = make_learner(committee("lr-ftrl", "fm-adagrad"), FIELDS)
     learner.step(*arrays(examples))
-    assert learner.weights()["fm-adagrad"] > 0.9
+    assert learner.weights()["fm-adagrad"] > 0.8
     assert learner.field_scales() == learner.members["fm-adagrad"].field_scales()
 
 
@@ -170,7 +172,7 @@ def test_a_state_that_does_not_fit_a_member_is_refused_by_its_name_and_leaves_al
         with pytest.raises(ValueError, match=f"^{name}: missing"):
             learner.restore({key: array for key, array in state.items() if key != name})
     bad = np.array([-1.0, 1.0, 1.0, 0.0, 0.0])
-    with pytest.raises(ValueError, match="^omega: "):
+    with pytest.raises(ValueError, match=r"^omega: weights"):
         learner.restore({**state, "omega": bad})
     assert learner.state_hash() == before
 

@@ -21,6 +21,9 @@ from online_fm.model.config import (
     read_config,
 )
 
+MIXED_LOSSES = """{"kind": "committee", "members": {
+  "a": {"model": {"kind": "lr"}}, "b": {"model": {"kind": "lr", "loss": "squared"}}}}"""
+
 
 @pytest.mark.parametrize(
     ("text", "message"),
@@ -46,12 +49,11 @@ from online_fm.model.config import (
         ('{"kind": "fm", "v_needs_w": true}', "only FTRL with l1 for w"),
         ('{"kind": "lr", "half_life_h": 0}', "> 0"),
         ('{"kind": "committee", "members": {}}', "length >= 1"),
-        ('{"kind": "committee", "members": {"a": {"model": {"kind": "lr"}, "mixed": false}}}', "at least one must be mixed"),
         (
-            '{"kind": "committee", "members": {"a": {"model": {"kind": "lr"}}, "b": {"model": {"kind": "lr", '
-            '"loss": "squared"}}}}',
-            "all must have the same loss",
+            '{"kind": "committee", "members": {"a": {"model": {"kind": "lr"}, "mixed": false}}}',
+            "at least one must be mixed",
         ),
+        (MIXED_LOSSES, "all must have the same loss"),
         ('{"kind": "committee", "members": {"a/b": {"model": {"kind": "lr"}}}}', "matching regex"),
         ('{"kind": "committee", "members": {"a": {"model": {"kind": "committee"}}}}', "committee"),
     ],
@@ -77,7 +79,10 @@ def test_a_configuration_survives_its_round_trip(config):
 
 
 def test_a_committee_has_the_loss_and_the_places_of_its_members():
-    members = {"a": Member(model=Lr(loss="squared", max_features=7)), "b": Member(model=Fm(loss="squared", max_features=5))}
+    members = {
+        "a": Member(model=Lr(loss="squared", max_features=7)),
+        "b": Member(model=Fm(loss="squared", max_features=5)),
+    }
     committee = Committee(members=members)
     assert (committee.loss, committee.max_features) == ("squared", 12)
 

@@ -8,10 +8,11 @@ import msgspec
 import numpy as np
 import pytest
 from model_cases import ADAGRAD, CASES, FACTORS, FIELDS, KALMAN, arrays, as_python, learner_after, near, random_examples
-from reference import Reference, Row, rows_of, sigmoid
+from reference import Reference, Row, rows_of
+from reference_optim import sigmoid
 
 from online_fm.model import Predictor, make_learner
-from online_fm.model.config import AdaGrad, Adam, Ffm, Fm, Ftrl, Fwfm, Kalman, Lr, Mf, PairScales, Sgd
+from online_fm.model.config import AdaGrad, Adam, Ffm, Fm, Ftrl, Fwfm, Kalman, Lr, Mf, PairScales, Scales, Sgd
 
 pytestmark = as_python
 
@@ -180,7 +181,7 @@ def test_adam_moves_by_eta_at_first_whatever_the_gradient():
 def test_a_learned_scale_gives_the_numbers_worked_out_by_hand():
     """Row 1: e = -.5, w = .1 * .5 / sqrt(1.25) = .0447214, tau stays (w was 0). Row 2: m = bias + w = .0894427,
     e = -.4776542, d = e w = -.0213613, T = .0004563, tau = 1 + .1 * .0213613 / sqrt(.1004563)."""
-    learner = make_learner(Lr(w=AdaGrad()), ["a"])
+    learner = make_learner(Lr(w=AdaGrad(), scales=Scales(eta=0.1)), ["a"])
     learner.step(*arrays([(ONE, 1.0, 1.0, True)]))
     assert learner.state()["tau"].tolist() == [1.0]
     learner.step(*arrays([(ONE, 1.0, 1.0, True)]))

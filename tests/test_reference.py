@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import msgspec
 import numpy as np
@@ -39,16 +40,21 @@ def prepared(config, loss: str) -> Reference:
     return twin
 
 
-def slope_by(twin: Reference, learned, label: float, weight: float) -> float:
-    """The difference quotient of the weighted loss by a coordinate or scale of the twin."""
+def quotient_by(learned, result: Callable[[], float]) -> float:
+    """The difference quotient of a result by a coordinate or scale of a twin."""
 
-    def loss(value: float) -> float:
+    def at(value: float) -> float:
         before, learned.value = learned.value, value
-        result = weight * loss_of(twin.config.loss, twin.raw(ROW), label)
+        found = result()
         learned.value = before
-        return result
+        return found
 
-    return difference_quotient(loss, learned.value)
+    return difference_quotient(at, learned.value)
+
+
+def slope_by(twin: Reference, learned, label: float, weight: float) -> float:
+    """That of the weighted loss."""
+    return quotient_by(learned, lambda: weight * loss_of(twin.config.loss, twin.raw(ROW), label))
 
 
 @pytest.mark.parametrize("loss", ["log", "squared", "hinge"])
@@ -100,15 +106,7 @@ def test_the_variance_of_a_factor_machine_is_the_squared_difference_quotients_ti
             twin.step(ROW[:4], label, 1.0)
         total = 0.0
         for c in (twin.w0, *(c for factors in twin.v.values() for c in factors)):
-            before = c.value
-
-            def logit(value: float, c=c, before=before) -> float:
-                c.value = value
-                m = twin.raw(ROW[:4])
-                c.value = before
-                return m
-
-            total += difference_quotient(logit, before) ** 2 * c.variance
+            total += quotient_by(c, lambda twin=twin: twin.raw(ROW[:4])) ** 2 * c.variance
         terms = twin.terms(ROW[:4])
         total += sum((twin.outer_scale(t) * t.x) ** 2 * twin.weight(t).variance for t in terms)
         assert twin.variance(ROW[:4]) == pytest.approx(total, rel=1e-6)

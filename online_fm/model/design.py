@@ -131,20 +131,20 @@ class Design:
         """Compile predict-then-learn."""
         config = self.config
         if isinstance(config, Lr | Poly2):
-            return lr.make_step(self._w_kind)
+            return lr.make_step(self._w_kind, self.layout.stride)
         if isinstance(config, Ffm):
             return ffm.make_step(config.k, self._w_kind, self._v_kind)
-        return fm.make_step(config.k, self._w_kind, self._v_kind, self._head, int(self.by_pair))
+        return fm.make_step(config.k, self._w_kind, self._v_kind, self._head, self.layout.stride, int(self.by_pair))
 
     def make_predict(self) -> Callable[..., None]:
         """Compile prediction, which knows only whether a part is a Gaussian."""
         config = self.config
         w, v = (kind if kind == KALMAN else FTRL for kind in (self._w_kind, self._v_kind))
         if isinstance(config, Lr | Poly2):
-            return lr.make_predict(w)
+            return lr.make_predict(w, self.layout.stride)
         if isinstance(config, Ffm):
             return ffm.make_predict(config.k, w, v)
-        return fm.make_predict(config.k, w, v, self._head, int(self.by_pair))
+        return fm.make_predict(config.k, w, v, self._head, self.layout.stride, int(self.by_pair))
 
     def _scale_rates(self) -> tuple[np.float32, ...]:
         scales, pairs = self.config.scales, self._pairs or PairScales(eta=1e-9)

@@ -37,6 +37,7 @@ from online_fm.model.kernels import (
     INLINE,
     KALMAN,
     KERNEL,
+    PANEL,
     TAU,
     U8,
     U16,
@@ -46,12 +47,12 @@ from online_fm.model.kernels import (
     kalman,
 )
 from online_fm.model.kernels.ahead import ask, widest
-from online_fm.model.kernels.kalman import learn_priors
+from online_fm.model.kernels.kalman import learn_priors, learn_row, memo_size, read_row
 from online_fm.model.kernels.lanes import load, spread, store, total, total32, zeros
-from online_fm.model.kernels.linear import idle, learn_bias, learn_weight, mean_weight, weight_variance
+from online_fm.model.kernels.linear import idle, learn_bias, learn_weight, read_weight
 from online_fm.model.kernels.link import margin_of, prediction, respond, sound
 from online_fm.model.kernels.optim import update_factors
-from online_fm.model.kernels.scales import learn_pair_row, learn_weight_scales
+from online_fm.model.kernels.scales import learn_pair_row, learn_scales
 from online_fm.model.kernels.signatures import PREDICT, STEP
 from online_fm.model.kernels.table import draw, tag_of
 
@@ -128,13 +129,14 @@ def _forward(
     present: U16,
     towards: F32,
     own: F32,
-    xw: F32,
+    hw: F32,
+    memo: F32,
     spare: F32,
     zero: F32,
 ) -> tuple[float, float, F32, float, int]:
     """(logit, variance of the linear part, q, largest |x|, number of fields) of the features lo:hi.
 
-    T goes to `towards`, the row's fields to `present`, x_i v_{i,f(i)} to `own`, x_i w_i to `xw`.
+    T goes to `towards`, the row's fields to `present`, x_i v_{i,f(i)} to `own`, x_i w_i to `hw`.
     """
     logit = np.float64(bias[0])
     variance = np.float64(bias[1]) if w_kind == KALMAN else 0.0
@@ -148,12 +150,7 @@ def _forward(
         ask(j + hi - lo, slot, flat, stride, 0, HEAD + row)
         x, f, at = val[j], int(fld[j]), int(slot[j]) * stride
         x_max = max(x_max, abs(np.float64(x)))
-        tau = fields[TAU, f]
-        xw[j - lo] = x * mean_weight(w_kind, flat, at, f, fields)
-        logit += np.float64(tau) * np.float64(xw[j - lo])
-        if w_kind == KALMAN:
-            h = tau * x
-            variance += np.float64(h * h * weight_variance(flat, at, f, fields))
+        logit += read_weight(w_kind, j - lo, x, f, flat, at, fields, hw, memo)
         first = seen[f] == 2
         seen[f] = 1
         if idle(v_needs_w, flat, at):
@@ -170,6 +167,10 @@ def _forward(
             q = _scatter(spare, 0, x, f, first, towards, n_fields, q)
         store(own, (j - lo) * k, vx)
         alone = alone + vx * vx * pairs[0, f, f]
+    if w_kind == KALMAN:
+        m, s = read_row(hi - lo, memo, hw)
+        logit += m
+        variance += s
     met = zero
     within = zero
     for a in range(n):
@@ -300,7 +301,8 @@ def make_predict(k: int, w_kind: int, v_kind: int, fingerprint: int = FINGERPRIN
         row = (n_fields * k + width - 1) // width * width
         towards, spare = np.zeros(n_fields * row, np.float32), np.empty(row, np.float32)
         wide = widest(ptr)
-        own, xw = np.empty(wide * k, np.float32), np.empty(wide, np.float32)
+        own, hw = np.empty(wide * k, np.float32), np.empty(wide + PANEL, np.float32)
+        memo = np.zeros(memo_size(wide) if w_kind == KALMAN else 0, np.float32)
         seen, present = np.zeros(n_fields, np.uint8), np.empty(n_fields, np.uint16)
         for i in range(ptr.size - 1):
             lo, hi = ptr[i], ptr[i + 1]
@@ -325,7 +327,8 @@ def make_predict(k: int, w_kind: int, v_kind: int, fingerprint: int = FINGERPRIN
                 present,
                 towards,
                 own,
-                xw,
+                hw,
+                memo,
                 spare,
                 zero,
             )
@@ -399,7 +402,8 @@ def make_step(k: int, w_kind: int, v_kind: int, fingerprint: int = FINGERPRINT) 
         row = (n_fields * k + width - 1) // width * width
         towards, spare = np.zeros(n_fields * row, np.float32), np.empty(row, np.float32)
         wide = widest(ptr)
-        own, xw, idles = np.empty(wide * k, np.float32), np.empty(wide, np.float32), np.zeros(wide, np.bool_)
+        own, hw, idles = np.empty(wide * k, np.float32), np.empty(wide + PANEL, np.float32), np.zeros(wide, np.bool_)
+        memo = np.zeros(memo_size(wide) if w_kind == KALMAN else 0, np.float32)
         seen, present = np.zeros(n_fields, np.uint8), np.empty(n_fields, np.uint16)
         scales, slopes = pairs.reshape(pairs.size), np.zeros(2 * fields.shape[1], np.float32)
         alone, met = np.zeros(n_fields, np.float32), np.zeros(n_fields * pairs.shape[2], np.float32)
@@ -428,7 +432,8 @@ def make_step(k: int, w_kind: int, v_kind: int, fingerprint: int = FINGERPRINT) 
                 present,
                 towards,
                 own,
-                xw,
+                hw,
+                memo,
                 spare,
                 zero,
             )
@@ -462,6 +467,8 @@ def make_step(k: int, w_kind: int, v_kind: int, fingerprint: int = FINGERPRINT) 
                 bad[i] = True
                 continue
             learn_bias(w_kind, g, lam, bias, w_rates)
+            if w_kind == KALMAN:
+                learn_row(hi - lo, np.float32(g), np.float32(brings), np.float32(s), memo, w_rates)
             if v_needs_w:
                 for j in range(lo, hi):
                     idles[j - lo] = idle(v_needs_w, flat, int(slot[j]) * stride)
@@ -469,10 +476,10 @@ def make_step(k: int, w_kind: int, v_kind: int, fingerprint: int = FINGERPRINT) 
                 ask(j + hi - lo, slot, flat, stride, HEAD + row, stride)
                 x, f, at = val[j], int(fld[j]), int(slot[j]) * stride
                 if scaled:
-                    slopes[f] += xw[j - lo]
+                    slopes[f] += hw[j - lo]
                 if at < 0:
                     continue
-                learn_weight(w_kind, x, g, brings, s, f, flat, at, fields, evidence, w_rates)
+                learn_weight(w_kind, j - lo, x, g, brings, s, f, flat, at, fields, evidence, memo, w_rates)
                 if v_needs_w and idles[j - lo]:
                     continue
                 gx = np.float32(g * np.float64(x))
@@ -488,9 +495,9 @@ def make_step(k: int, w_kind: int, v_kind: int, fingerprint: int = FINGERPRINT) 
                         update_factors(v_kind, h * gx, r, flat, at + HEAD + c, row, v_rates)
                 store(towards, f * row + f * k, whole)
             if w_kind == KALMAN:
-                learn_priors(lo, hi, fld, fields, evidence, w_rates)
+                learn_priors(fields, evidence, w_rates)
             if scaled:
-                learn_weight_scales(np.float32(e), slopes, per_field, size, scale_rates)
+                learn_scales(np.float32(e), slopes, 0, per_field, TAU * size, size, scale_rates)
             if scale_rates[3] > 0.0:
                 _learn_pairs(
                     np.float32(e),

@@ -34,6 +34,7 @@ from online_fm.model.kernels import (
     INLINE,
     KALMAN,
     KERNEL,
+    PANEL,
     RHO,
     TAU,
     U8,
@@ -44,12 +45,12 @@ from online_fm.model.kernels import (
     kalman,
 )
 from online_fm.model.kernels.ahead import ask, widest
-from online_fm.model.kernels.kalman import learn_priors
+from online_fm.model.kernels.kalman import learn_priors, learn_row, memo_size, read_row
 from online_fm.model.kernels.lanes import load, store, total, total32, zeros
-from online_fm.model.kernels.linear import idle, learn_bias, learn_weight, mean_weight, weight_variance
+from online_fm.model.kernels.linear import idle, learn_bias, learn_weight, read_weight
 from online_fm.model.kernels.link import margin_of, prediction, respond, sound
 from online_fm.model.kernels.optim import update_factors
-from online_fm.model.kernels.scales import learn_factor_scales, learn_pair_row, learn_weight_scales
+from online_fm.model.kernels.scales import learn_pair_row, learn_scales
 from online_fm.model.kernels.signatures import PREDICT, STEP
 from online_fm.model.kernels.table import draw, tag_of
 
@@ -77,14 +78,15 @@ def _forward(
     v_needs_w: bool,
     seed: np.uint64,
     sd: float,
-    xw: F32,
+    hw: F32,
+    memo: F32,
     part: F32,
     sums: F32,
     zero: F32,
 ) -> tuple[float, float, F32, F32, float]:
     """(logit without pairs, variance of the linear part, z, q, largest |x|) of the features lo:hi.
 
-    q = sum_i u_i^2, with R_ff where by_pair; x_i w_i go to `xw`, u_i to `part`, S_f to `sums` (by_pair).
+    q = sum_i u_i^2, with R_ff where by_pair; h_i w_i go to `hw`, u_i to `part`, S_f to `sums` (by_pair).
     """
     logit = np.float64(bias[0])
     variance = np.float64(bias[1]) if w_kind == KALMAN else 0.0
@@ -96,12 +98,7 @@ def _forward(
         ask(j + hi - lo, slot, flat, stride, 0, stride)
         x, f, at = val[j], int(fld[j]), int(slot[j]) * stride
         x_max = max(x_max, abs(np.float64(x)))
-        tau = fields[TAU, f]
-        xw[j - lo] = x * mean_weight(w_kind, flat, at, f, fields)
-        logit += np.float64(tau) * np.float64(xw[j - lo])
-        if w_kind == KALMAN:
-            h = tau * x
-            variance += np.float64(h * h * weight_variance(flat, at, f, fields))
+        logit += read_weight(w_kind, j - lo, x, f, flat, at, fields, hw, memo)
         if idle(v_needs_w, flat, at):
             u = zero
         elif at >= 0:
@@ -116,6 +113,10 @@ def _forward(
         else:
             q = q + u * u
         z = z + u
+    if w_kind == KALMAN:
+        m, s = read_row(hi - lo, memo, hw)
+        logit += m
+        variance += s
     return logit, variance, z, q, x_max
 
 
@@ -228,7 +229,7 @@ def _learn_pairs(
 
 @cache
 def make_predict(
-    k: int, w_kind: int, v_kind: int, head: int, by_pair: int, fingerprint: int = FINGERPRINT
+    k: int, w_kind: int, v_kind: int, head: int, stride: int, by_pair: int, fingerprint: int = FINGERPRINT
 ) -> Callable[..., None]:
     """Compile p, logit and variance of every row."""
 
@@ -255,9 +256,10 @@ def make_predict(
     ) -> None:
         """Row by row, changing nothing."""
         _ = fingerprint
-        flat, stride, zero = records.reshape(records.size), records.shape[1], zeros(k)
+        flat, zero = records.reshape(records.size), zeros(k)
         wide = widest(ptr)
-        xw, part = np.empty(wide, np.float32), np.empty(wide * k, np.float32)
+        hw, part = np.empty(wide + PANEL, np.float32), np.empty(wide * k, np.float32)
+        memo = np.zeros(memo_size(wide) if w_kind == KALMAN else 0, np.float32)
         room = n_fields if by_pair else 0
         sums, meets = np.zeros(room * k, np.float32), np.empty(room * k, np.float32)
         seen, present = np.zeros(room, np.uint8), np.empty(room, np.uint16)
@@ -281,7 +283,8 @@ def make_predict(
                 v_needs_w,
                 seed,
                 sd,
-                xw,
+                hw,
+                memo,
                 part,
                 sums,
                 zero,
@@ -320,7 +323,7 @@ def make_predict(
 
 @cache
 def make_step(
-    k: int, w_kind: int, v_kind: int, head: int, by_pair: int, fingerprint: int = FINGERPRINT
+    k: int, w_kind: int, v_kind: int, head: int, stride: int, by_pair: int, fingerprint: int = FINGERPRINT
 ) -> Callable[..., None]:
     """Compile predict-then-learn for k factors, an optimizer for w and one for v, weights of pairs or none."""
 
@@ -360,9 +363,10 @@ def make_step(
         `sound` are marked in `bad`, and left.
         """
         _ = fingerprint
-        flat, stride, zero = records.reshape(records.size), records.shape[1], zeros(k)
+        flat, zero = records.reshape(records.size), zeros(k)
         wide, scaled = widest(ptr), scale_rates[0] > 0.0
-        xw, part = np.empty(wide, np.float32), np.empty(wide * k, np.float32)
+        hw, part = np.empty(wide + PANEL, np.float32), np.empty(wide * k, np.float32)
+        memo = np.zeros(memo_size(wide) if w_kind == KALMAN else 0, np.float32)
         idles = np.zeros(wide, np.bool_)
         slopes = np.zeros(2 * fields.shape[1], np.float32)
         room = n_fields if by_pair else 0
@@ -390,7 +394,8 @@ def make_step(
                 v_needs_w,
                 seed,
                 sd,
-                xw,
+                hw,
+                memo,
                 part,
                 sums,
                 zero,
@@ -431,6 +436,8 @@ def make_step(
             bad[i] = learn[i] and not good
             if good:
                 learn_bias(w_kind, g, lam, bias, w_rates)
+                if w_kind == KALMAN:
+                    learn_row(hi - lo, np.float32(g), np.float32(brings), np.float32(s), memo, w_rates)
                 if v_needs_w:
                     for j in range(lo, hi):
                         idles[j - lo] = idle(v_needs_w, flat, int(slot[j]) * stride)
@@ -439,12 +446,12 @@ def make_step(
                     u = load(part, (j - lo) * k, zero)
                     h = _slope(by_pair, f, z, u, meets, pairs, zero)
                     if scaled:
-                        slopes[f] += xw[j - lo]
+                        slopes[f] += hw[j - lo]
                         if not by_pair:
                             slopes[size + f] += total32(u * h)
                     if at >= 0:
                         x = val[j]
-                        learn_weight(w_kind, x, g, brings, s, f, flat, at, fields, evidence, w_rates)
+                        learn_weight(w_kind, j - lo, x, g, brings, s, f, flat, at, fields, evidence, memo, w_rates)
                         if v_needs_w and idles[j - lo]:
                             continue
                         rho = fields[RHO, f]
@@ -455,11 +462,11 @@ def make_step(
                         else:
                             update_factors(v_kind, h * np.float32(g * np.float64(x)), rho, flat, at + head, k, v_rates)
                 if w_kind == KALMAN:
-                    learn_priors(lo, hi, fld, fields, evidence, w_rates)
+                    learn_priors(fields, evidence, w_rates)
                 if scaled:
-                    learn_weight_scales(np.float32(e), slopes, per_field, size, scale_rates)
+                    learn_scales(np.float32(e), slopes, 0, per_field, TAU * size, size, scale_rates)
                     if not by_pair:
-                        learn_factor_scales(np.float32(e), slopes, per_field, size, scale_rates)
+                        learn_scales(np.float32(e), slopes, size, per_field, RHO * size, size, scale_rates)
                 if by_pair:
                     _learn_pairs(np.float32(e), lo, hi, fld, seen, part, sums, pairs, own, met, scale_rates, zero)
             if by_pair:

@@ -28,12 +28,24 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from online_fm.model.kernels import F32, F64, INLINE, PRECISION, U16, Rates
-from online_fm.model.kernels.lanes import load, store, where_nonzero
+from online_fm.model.kernels import F32, F64, INLINE, PANEL, PRECISION, Rates
+from online_fm.model.kernels.lanes import at_least, load, store, total, where_nonzero, zeros
 
-__all__ = ["learn_bias", "learn_factors", "learn_priors", "learn_weight"]
+__all__ = [
+    "gather",
+    "learn_bias",
+    "learn_factors",
+    "learn_priors",
+    "learn_row",
+    "memo_size",
+    "moved",
+    "put_weight",
+    "read_row",
+    "repeat",
+]
 
-ONE = np.float32(1.0)
+NOTHING, ONE = np.float32(0.0), np.float32(1.0)
+COLUMNS = 10  # of a row's memo: h, prior precision, eta, D, mu, s; then the new eta, D, mu^2, gamma
 LEAST, MOST = 1e-3, 20.0
 
 
@@ -47,45 +59,106 @@ def learn_bias(g: np.float32, lam: np.float32, bias: F32, rates: Rates) -> None:
 
 
 @njit(**INLINE)
-def learn_weight(
-    h: np.float32,
-    g: np.float32,
-    brings: np.float32,
-    variance: np.float32,
-    f: int,
-    array: F32,
-    at: int,
-    fields: F32,
-    evidence: F64,
-    rates: Rates,
-) -> None:
-    """One step on the weight of a feature of field f, and on what its field adds up."""
-    if h != 0.0:
-        base = fields[PRECISION, f]
-        d = array[at + 1]
-        s = ONE / (base + d)
-        mu = array[at] * s - s * h * g
-        square = h * h
-        d = d - rates[0] * d + square * brings / (ONE + brings * max(np.float32(0.0), variance - square * s))
-        s = ONE / (base + d)
-        gamma = max(np.float32(0.0), ONE - s * base)
-        evidence[0, f] += np.float64(mu * mu) - np.float64(array[at + 2])
-        evidence[1, f] += np.float64(gamma) - np.float64(array[at + 3])
-        array[at] = mu * (base + d)
-        array[at + 1] = d
-        array[at + 2] = mu * mu
-        array[at + 3] = gamma
+def memo_size(n: int) -> int:
+    """Floats that the memo of a row of up to n features takes."""
+    return COLUMNS * ((n + PANEL - 1) // PANEL * PANEL)
 
 
 @njit(**INLINE)
-def learn_priors(lo: int, hi: int, fld: U16, fields: F32, evidence: F64, rates: Rates) -> None:
-    """The prior precision 1 / pi_f of each field of the row, from its sums."""
+def gather(memo: F32, i: int, h: np.float32, flat: F32, at: int, base: np.float32) -> None:
+    """Take the row's i-th feature into the memo: slope, prior precision, and `eta D` of its record, 0 where at < 0."""
+    size = memo.size // COLUMNS
+    first = max(at, 0)
+    memo[i] = h
+    memo[size + i] = base
+    memo[2 * size + i] = flat[first] if at >= 0 else NOTHING
+    memo[3 * size + i] = flat[first + 1] if at >= 0 else NOTHING
+
+
+@njit(**INLINE)
+def read_row(n: int, memo: F32, hw: F32) -> tuple[float, float]:
+    """(logit, variance) that the weights of a row of n features give; h_i mu_i go to `hw`. Clears what is behind n."""
+    size, panel = memo.size // COLUMNS, zeros(PANEL)
+    logit, variance = 0.0, 0.0
+    for i in range(n, (n + PANEL - 1) // PANEL * PANEL):
+        memo[i] = memo[2 * size + i] = memo[3 * size + i] = NOTHING
+        memo[size + i] = ONE
+    for i in range(0, n, PANEL):
+        h, d = load(memo, i, panel), load(memo, 3 * size + i, panel)
+        s = ONE / (load(memo, size + i, panel) + d)
+        mu = load(memo, 2 * size + i, panel) * s
+        store(memo, 4 * size + i, mu)
+        store(memo, 5 * size + i, s)
+        store(hw, i, h * mu)
+        logit += total(h * mu)
+        variance += total(h * h * s)
+    return logit, variance
+
+
+@njit(**INLINE)
+def learn_row(n: int, g: np.float32, brings: np.float32, variance: np.float32, memo: F32, rates: Rates) -> None:
+    """The step of all weights of a row at once, from what `read_row` left to `eta D mu^2 gamma`."""
+    size, panel = memo.size // COLUMNS, zeros(PANEL)
+    for i in range(0, n, PANEL):
+        h, base, d = load(memo, i, panel), load(memo, size + i, panel), load(memo, 3 * size + i, panel)
+        s = load(memo, 5 * size + i, panel)
+        mu = load(memo, 4 * size + i, panel) - s * h * g
+        square = h * h
+        others = at_least(variance - square * s, NOTHING)
+        d = d - d * rates[0] + square * brings / (others * brings + ONE)
+        precision = base + d
+        store(memo, 6 * size + i, mu * precision)
+        store(memo, 7 * size + i, d)
+        store(memo, 8 * size + i, mu * mu)
+        store(memo, 9 * size + i, at_least(ONE - base / precision, NOTHING))
+
+
+@njit(**INLINE)
+def put_weight(memo: F32, i: int, f: int, flat: F32, at: int, evidence: F64) -> None:
+    """Write the step of the row's i-th feature to its record, and what it adds to its field."""
+    size = memo.size // COLUMNS
+    square, gamma = memo[8 * size + i], memo[9 * size + i]
+    evidence[0, f] += np.float64(square) - np.float64(flat[at + 2])
+    evidence[1, f] += np.float64(gamma) - np.float64(flat[at + 3])
+    flat[at] = memo[6 * size + i]
+    flat[at + 1] = memo[7 * size + i]
+    flat[at + 2] = square
+    flat[at + 3] = gamma
+
+
+@njit(**INLINE)
+def moved(memo: F32, i: int, flat: F32, at: int) -> bool:
+    """Whether the row has learned this feature before: its D is not what the forward pass found."""
+    return bool(flat[at + 1] != memo[3 * (memo.size // COLUMNS) + i])
+
+
+@njit(**INLINE)
+def repeat(
+    i: int, g: np.float32, brings: np.float32, variance: np.float32, flat: F32, at: int, memo: F32, rates: Rates
+) -> None:
+    """The step anew for a feature that the row has learned before: from the record as that left it."""
+    size = memo.size // COLUMNS
+    h, base, d = memo[i], memo[size + i], flat[at + 1]
+    s = ONE / (base + d)
+    mu = flat[at] * s - s * h * g
+    square = h * h
+    d = d - d * rates[0] + square * brings / (max(variance - square * s, NOTHING) * brings + ONE)
+    precision = base + d
+    memo[6 * size + i] = mu * precision
+    memo[7 * size + i] = d
+    memo[8 * size + i] = mu * mu
+    memo[9 * size + i] = max(ONE - base / precision, NOTHING)
+
+
+@njit(**INLINE)
+def learn_priors(fields: F32, evidence: F64, rates: Rates) -> None:
+    """The prior precision 1 / pi_f of all fields, from their sums; where these did not move it stays as it is."""
     c, prior = np.float64(rates[1]), np.float64(rates[2])
+    low, high = 1.0 / (MOST * prior), 1.0 / (LEAST * prior)
     if c > 0.0:
-        for j in range(lo, hi):
-            f = int(fld[j])
+        for f in range(evidence.shape[1]):
             precision = (evidence[1, f] + c) / (evidence[0, f] + c * prior)
-            fields[PRECISION, f] = np.float32(min(max(precision, 1.0 / (MOST * prior)), 1.0 / (LEAST * prior)))
+            fields[PRECISION, f] = np.float32(min(max(precision, low), high))
 
 
 @njit(**INLINE)

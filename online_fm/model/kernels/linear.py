@@ -13,26 +13,27 @@ from numba import njit
 from online_fm.model.kernels import F32, F64, INLINE, KALMAN, PRECISION, TAU, Rates, kalman
 from online_fm.model.kernels.optim import update_weight
 
-__all__ = ["idle", "learn_bias", "learn_weight", "mean_weight", "weight_variance"]
+__all__ = ["idle", "learn_bias", "learn_weight", "read_weight"]
 
-ONE = np.float32(1.0)
+NOTHING, ONE = np.float32(0.0), np.float32(1.0)
 
 
 @njit(**INLINE)
-def mean_weight(kind: int, flat: F32, at: int, f: int, fields: F32) -> np.float32:
-    """The weight of the record at `at`, of field f; 0 where at < 0."""
-    first = max(at, 0)
-    w = flat[first]
+def read_weight(kind: int, i: int, x: np.float32, f: int, flat: F32, at: int, fields: F32, hw: F32, memo: F32) -> float:
+    """What the row's i-th feature, of field f and value x, adds to the logit: h w, also put into `hw`, h = tau x.
+
+    Of kind Kalman it adds nothing yet: it is gathered in the memo, for `read_row` to work on a row at once.
+    One way in and one way out: with several, Numba counts references to the arrays in the loop, at twice its cost.
+    """
+    h = fields[TAU, f] * x
+    term = NOTHING
     if kind == KALMAN:
-        w = w / (fields[PRECISION, f] + flat[first + 1])
-    return w if at >= 0 else np.float32(0.0)
-
-
-@njit(**INLINE)
-def weight_variance(flat: F32, at: int, f: int, fields: F32) -> np.float32:
-    """The variance of the weight, of kind Kalman."""
-    brought = flat[max(at, 0) + 1]
-    return ONE / (fields[PRECISION, f] + (brought if at >= 0 else np.float32(0.0)))
+        kalman.gather(memo, i, h, flat, at, fields[PRECISION, f])
+    else:
+        w = flat[max(at, 0)]
+        term = h * (w if at >= 0 else NOTHING)
+        hw[i] = term
+    return np.float64(term)
 
 
 @njit(**INLINE)
@@ -56,6 +57,7 @@ def learn_bias(kind: int, g: float, lam: float, bias: F32, rates: Rates) -> None
 @njit(**INLINE)
 def learn_weight(
     kind: int,
+    i: int,
     x: np.float32,
     g: float,
     brings: float,
@@ -65,22 +67,14 @@ def learn_weight(
     at: int,
     fields: F32,
     evidence: F64,
+    memo: F32,
     rates: Rates,
 ) -> None:
-    """One step of the weight of a feature of field f and value x, whose record is at `at`."""
-    tau = fields[TAU, f]
+    """One step of the weight of the row's i-th feature, of field f and value x, whose record is at `at`."""
     if kind == KALMAN:
-        kalman.learn_weight(
-            tau * x,
-            np.float32(g),
-            np.float32(brings),
-            np.float32(variance),
-            f,
-            flat,
-            at,
-            fields,
-            evidence,
-            rates,
-        )
+        if x != 0.0:
+            if kalman.moved(memo, i, flat, at):
+                kalman.repeat(i, np.float32(g), np.float32(brings), np.float32(variance), flat, at, memo, rates)
+            kalman.put_weight(memo, i, f, flat, at, evidence)
     else:
-        update_weight(kind, np.float32(g * np.float64(x)), tau, flat, at, rates)
+        update_weight(kind, np.float32(g * np.float64(x)), fields[TAU, f], flat, at, rates)

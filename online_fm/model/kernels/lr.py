@@ -11,12 +11,27 @@ from functools import cache
 import numpy as np
 from numba import njit
 
-from online_fm.model.kernels import F32, F64, FINGERPRINT, I32, I64, INLINE, KALMAN, KERNEL, TAU, U16, U32, Bool, Rates
+from online_fm.model.kernels import (
+    F32,
+    F64,
+    FINGERPRINT,
+    I32,
+    I64,
+    INLINE,
+    KALMAN,
+    KERNEL,
+    PANEL,
+    TAU,
+    U16,
+    U32,
+    Bool,
+    Rates,
+)
 from online_fm.model.kernels.ahead import ask, widest
-from online_fm.model.kernels.kalman import learn_priors
-from online_fm.model.kernels.linear import learn_bias, learn_weight, mean_weight, weight_variance
+from online_fm.model.kernels.kalman import learn_priors, learn_row, memo_size, read_row
+from online_fm.model.kernels.linear import learn_bias, learn_weight, read_weight
 from online_fm.model.kernels.link import margin_of, prediction, respond, sound
-from online_fm.model.kernels.scales import learn_weight_scales
+from online_fm.model.kernels.scales import learn_scales
 from online_fm.model.kernels.signatures import PREDICT, STEP
 
 __all__ = ["make_predict", "make_step"]
@@ -34,9 +49,10 @@ def _forward(
     stride: int,
     bias: F32,
     fields: F32,
-    xw: F32,
+    hw: F32,
+    memo: F32,
 ) -> tuple[float, float, float]:
-    """(logit, its variance, largest |x|) of the features lo:hi; x_i w_i go to `xw`."""
+    """(logit, its variance, largest |x|) of the features lo:hi; h_i w_i go to `hw`."""
     logit = np.float64(bias[0])
     variance = np.float64(bias[1]) if w_kind == KALMAN else 0.0
     x_max = 0.0
@@ -44,17 +60,16 @@ def _forward(
         ask(j + hi - lo, slot, flat, stride, 0, stride)
         x, f, at = val[j], int(fld[j]), int(slot[j]) * stride
         x_max = max(x_max, abs(np.float64(x)))
-        tau = fields[TAU, f]
-        xw[j - lo] = x * mean_weight(w_kind, flat, at, f, fields)
-        logit += np.float64(tau) * np.float64(xw[j - lo])
-        if w_kind == KALMAN:
-            h = tau * x
-            variance += np.float64(h * h * weight_variance(flat, at, f, fields))
+        logit += read_weight(w_kind, j - lo, x, f, flat, at, fields, hw, memo)
+    if w_kind == KALMAN:
+        m, s = read_row(hi - lo, memo, hw)
+        logit += m
+        variance += s
     return logit, variance, x_max
 
 
 @cache
-def make_predict(w_kind: int, fingerprint: int = FINGERPRINT) -> Callable[..., None]:
+def make_predict(w_kind: int, stride: int, fingerprint: int = FINGERPRINT) -> Callable[..., None]:
     """Compile p, logit and variance of every row."""
 
     @njit(PREDICT, **KERNEL)
@@ -80,10 +95,12 @@ def make_predict(w_kind: int, fingerprint: int = FINGERPRINT) -> Callable[..., N
     ) -> None:
         """Row by row, changing nothing."""
         _ = fingerprint
-        flat, stride = records.reshape(records.size), records.shape[1]
-        xw = np.empty(widest(ptr), np.float32)
+        flat = records.reshape(records.size)
+        wide = widest(ptr)
+        hw = np.empty(wide + PANEL, np.float32)
+        memo = np.zeros(memo_size(wide) if w_kind == KALMAN else 0, np.float32)
         for i in range(ptr.size - 1):
-            m, s, _x = _forward(w_kind, ptr[i], ptr[i + 1], fld, val, slot, flat, stride, bias, fields, xw)
+            m, s, _x = _forward(w_kind, ptr[i], ptr[i + 1], fld, val, slot, flat, stride, bias, fields, hw, memo)
             margin = margin_of(loss, m, s)
             p[i], logit[i], variance[i] = prediction(loss, margin), margin, s
 
@@ -91,7 +108,7 @@ def make_predict(w_kind: int, fingerprint: int = FINGERPRINT) -> Callable[..., N
 
 
 @cache
-def make_step(w_kind: int, fingerprint: int = FINGERPRINT) -> Callable[..., None]:
+def make_step(w_kind: int, stride: int, fingerprint: int = FINGERPRINT) -> Callable[..., None]:
     """Compile predict-then-learn with an optimizer for w."""
 
     @njit(STEP, **KERNEL)
@@ -129,13 +146,15 @@ def make_step(w_kind: int, fingerprint: int = FINGERPRINT) -> Callable[..., None
         Rows whose update is not `sound` are marked in `bad`, and left.
         """
         _ = fingerprint
-        flat, stride = records.reshape(records.size), records.shape[1]
-        xw, slopes = np.empty(widest(ptr), np.float32), np.zeros(2 * fields.shape[1], np.float32)
+        flat = records.reshape(records.size)
+        wide = widest(ptr)
+        hw, slopes = np.empty(wide + PANEL, np.float32), np.zeros(2 * fields.shape[1], np.float32)
+        memo = np.zeros(memo_size(wide) if w_kind == KALMAN else 0, np.float32)
         scaled = scale_rates[0] > 0.0
         per_field, size = fields.reshape(fields.size), fields.shape[1]
         for i in range(ptr.size - 1):
             lo, hi = ptr[i], ptr[i + 1]
-            m, s, x_max = _forward(w_kind, lo, hi, fld, val, slot, flat, stride, bias, fields, xw)
+            m, s, x_max = _forward(w_kind, lo, hi, fld, val, slot, flat, stride, bias, fields, hw, memo)
             margin = margin_of(loss, m, s)
             predicted = prediction(loss, margin)
             p[i], logit[i], variance[i] = predicted, margin, s
@@ -146,15 +165,17 @@ def make_step(w_kind: int, fingerprint: int = FINGERPRINT) -> Callable[..., None
                 bad[i] = True
                 continue
             learn_bias(w_kind, g, lam, bias, w_rates)
+            if w_kind == KALMAN:
+                learn_row(hi - lo, np.float32(g), np.float32(brings), np.float32(s), memo, w_rates)
             for j in range(lo, hi):
                 f, at = int(fld[j]), int(slot[j]) * stride
                 if scaled:
-                    slopes[f] += xw[j - lo]
+                    slopes[f] += hw[j - lo]
                 if at >= 0:
-                    learn_weight(w_kind, val[j], g, brings, s, f, flat, at, fields, evidence, w_rates)
+                    learn_weight(w_kind, j - lo, val[j], g, brings, s, f, flat, at, fields, evidence, memo, w_rates)
             if w_kind == KALMAN:
-                learn_priors(lo, hi, fld, fields, evidence, w_rates)
+                learn_priors(fields, evidence, w_rates)
             if scaled:
-                learn_weight_scales(np.float32(e), slopes, per_field, size, scale_rates)
+                learn_scales(np.float32(e), slopes, 0, per_field, TAU * size, size, scale_rates)
 
     return step

@@ -16,39 +16,29 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from online_fm.model.kernels import F32, INLINE, PANEL, RHO, RHO_SUM, Rates
+from online_fm.model.kernels import F32, INLINE, PANEL, Rates
 from online_fm.model.kernels.lanes import at_least, load, sqrt, store, within, zeros
 
-__all__ = ["learn_factor_scales", "learn_pair_row", "learn_weight_scales"]
+__all__ = ["learn_pair_row", "learn_scales"]
 
 LARGEST = np.float32(1e15)
 
 
 @njit(**INLINE)
-def learn_weight_scales(e: np.float32, slopes: F32, fields: F32, width: int, rates: Rates) -> None:
-    """Tau of all fields, from d = e slopes[0]; the slopes are cleared. Arrays are flat, rows `width` long."""
+def learn_scales(e: np.float32, slopes: F32, start: int, fields: F32, at: int, width: int, rates: Rates) -> None:
+    """The scales `fields[at:]` of all fields; their sums are `width` further on, slopes[start:] hold scale dm/dscale.
+
+    The slopes are cleared.
+    """
     eta, a0, floor, _, _ = rates
     panel = zeros(PANEL)
     for c in range(0, width, PANEL):
-        d = within(load(slopes, c, panel) * e, LARGEST)
-        square = load(fields, width + c, panel) + d * d
-        store(fields, c, at_least(load(fields, c, panel) - d * eta / sqrt(square + a0), floor))
-        store(fields, width + c, square)
-        store(slopes, c, panel)
-
-
-@njit(**INLINE)
-def learn_factor_scales(e: np.float32, slopes: F32, fields: F32, width: int, rates: Rates) -> None:
-    """Rho of all fields; slopes[1] holds rho dm/drho. As `learn_weight_scales` otherwise."""
-    eta, a0, floor, _, _ = rates
-    panel = zeros(PANEL)
-    for c in range(0, width, PANEL):
-        rho = load(fields, RHO * width + c, panel)
-        d = within(load(slopes, width + c, panel) * e / rho, LARGEST)
-        square = load(fields, RHO_SUM * width + c, panel) + d * d
-        store(fields, RHO * width + c, at_least(rho - d * eta / sqrt(square + a0), floor))
-        store(fields, RHO_SUM * width + c, square)
-        store(slopes, width + c, panel)
+        scale = load(fields, at + c, panel)
+        d = within(load(slopes, start + c, panel) * e / scale, LARGEST)
+        square = load(fields, at + width + c, panel) + d * d
+        store(fields, at + c, at_least(scale - d * eta / sqrt(square + a0), floor))
+        store(fields, at + width + c, square)
+        store(slopes, start + c, panel)
 
 
 @njit(**INLINE)
