@@ -9,6 +9,7 @@ it, gave 7.9 us.
 
 from __future__ import annotations
 
+import numpy as np
 from numba import njit
 
 from online_fm.model.kernels import F32, I32, I64, INLINE
@@ -32,6 +33,6 @@ def widest(ptr: I64) -> int:
 def ask(j: int, slot: I32, flat: F32, stride: int, first: int, end: int) -> None:
     """Prefetch the floats first:end of the record of feature j, if there is such a feature."""
     if j < slot.size:
-        at = int(max(slot[j], 0)) * stride
+        at = int(max(slot[np.uintp(j)], 0)) * stride
         for c in range(first, end, LINE):
             prefetch(flat, at + c)

@@ -81,14 +81,14 @@ def _enter(lo: int, hi: int, fld: U16, k: int, seen: U8, present: U16, towards: 
     """
     n = 0
     for j in range(lo, hi):
-        f = fld[j]
-        if seen[f] != 2:
-            seen[f] = 2
-            present[n] = f
+        f = fld[np.uintp(j)]
+        if seen[np.uintp(f)] != 2:
+            seen[np.uintp(f)] = 2
+            present[np.uintp(n)] = f
             n += 1
     for f in range(seen.size):
-        if seen[f] == 1:
-            seen[f] = 0
+        if seen[np.uintp(f)] == 1:
+            seen[np.uintp(f)] = 0
             for other in range(seen.size):
                 store(towards, other * (towards.size // seen.size) + f * k, zero)
     return n
@@ -148,11 +148,11 @@ def _forward(
     alone = zero
     for j in range(lo, hi):
         ask(j + hi - lo, slot, flat, stride, 0, HEAD + row)
-        x, f, at = val[j], int(fld[j]), int(slot[j]) * stride
+        x, f, at = val[np.uintp(j)], int(fld[np.uintp(j)]), int(slot[np.uintp(j)]) * stride
         x_max = max(x_max, abs(np.float64(x)))
         logit += read_weight(w_kind, j - lo, x, f, flat, at, fields, hw, memo)
-        first = seen[f] == 2
-        seen[f] = 1
+        first = seen[np.uintp(f)] == 2
+        seen[np.uintp(f)] = 1
         if idle(v_needs_w, flat, at):
             vx = zero
             if first:
@@ -162,7 +162,7 @@ def _forward(
             vx = load(flat, at + HEAD + f * k, zero) * x
             q = _scatter(flat, at + HEAD, x, f, first, towards, n_fields, q)
         else:
-            draw(tag_of(fld[j], key[j]), seed, sd, spare, 0, n_fields * k)
+            draw(tag_of(fld[np.uintp(j)], key[np.uintp(j)]), seed, sd, spare, 0, n_fields * k)
             vx = load(spare, f * k, zero) * x
             q = _scatter(spare, 0, x, f, first, towards, n_fields, q)
         store(own, (j - lo) * k, vx)
@@ -174,11 +174,11 @@ def _forward(
     met = zero
     within = zero
     for a in range(n):
-        f = int(present[a])
+        f = int(present[np.uintp(a)])
         t = load(towards, f * row + f * k, zero)
         within = within + t * t * pairs[0, f, f]
         for b in range(a):
-            other = int(present[b])
+            other = int(present[np.uintp(b)])
             product = load(towards, f * row + other * k, zero) * load(towards, other * row + f * k, zero)
             met = met + product * pairs[0, f, other]
     logit += total(met) + 0.5 * total(within - alone)
@@ -217,13 +217,13 @@ def _factor_variance(
     variance = lanes
     scales = pairs.reshape(pairs.size)
     for j in range(lo, hi):
-        f, at = int(fld[j]), int(slot[j]) * stride
+        f, at = int(fld[np.uintp(j)]), int(slot[np.uintp(j)]) * stride
         if idle(v_needs_w, flat, at):
             continue
         whole = _set_apart(j, lo, f, row, towards, own, zero)
         for c in range(0, row, len(lanes)):
             r = spread(scales, f * pairs.shape[2] + c // k, k, lanes)
-            h = load(towards, f * row + c, lanes) * (r * val[j])
+            h = load(towards, f * row + c, lanes) * (r * val[np.uintp(j)])
             if at >= 0:
                 variance = variance + h * (h * load(flat, at + HEAD + row + c, lanes))
             else:
@@ -253,19 +253,19 @@ def _learn_pairs(
     k, width, flat = len(zero), pairs.shape[2], pairs.reshape(pairs.size)
     for j in range(lo, hi):
         vx = load(own, (j - lo) * k, zero)
-        alone[fld[j]] += total32(vx * vx)
+        alone[fld[np.uintp(j)]] += total32(vx * vx)
     for a in range(n):
-        f = int(present[a])
+        f = int(present[np.uintp(a)])
         t = load(towards, f * row + f * k, zero)
-        slopes[f * width + f] = HALF * (total32(t * t) - alone[f])
-        alone[f] = 0.0
+        slopes[np.uintp(f * width + f)] = HALF * (total32(t * t) - alone[np.uintp(f)])
+        alone[np.uintp(f)] = 0.0
         for b in range(a):
-            other = int(present[b])
+            other = int(present[np.uintp(b)])
             d = total32(load(towards, f * row + other * k, zero) * load(towards, other * row + f * k, zero))
-            slopes[f * width + other] = d
-            slopes[other * width + f] = d
+            slopes[np.uintp(f * width + other)] = d
+            slopes[np.uintp(other * width + f)] = d
     for a in range(n):
-        f = int(present[a])
+        f = int(present[np.uintp(a)])
         learn_pair_row(e, slopes, f * width, flat, f, width, rates)
 
 
@@ -471,12 +471,12 @@ def make_step(k: int, w_kind: int, v_kind: int, fingerprint: int = FINGERPRINT) 
                 learn_row(hi - lo, np.float32(g), np.float32(brings), np.float32(s), memo, w_rates)
             if v_needs_w:
                 for j in range(lo, hi):
-                    idles[j - lo] = idle(v_needs_w, flat, int(slot[j]) * stride)
+                    idles[j - lo] = idle(v_needs_w, flat, int(slot[np.uintp(j)]) * stride)
             for j in range(lo, hi):
                 ask(j + hi - lo, slot, flat, stride, HEAD + row, stride)
-                x, f, at = val[j], int(fld[j]), int(slot[j]) * stride
+                x, f, at = val[np.uintp(j)], int(fld[np.uintp(j)]), int(slot[np.uintp(j)]) * stride
                 if scaled:
-                    slopes[f] += hw[j - lo]
+                    slopes[np.uintp(f)] += hw[np.uintp(j - lo)]
                 if at < 0:
                     continue
                 learn_weight(w_kind, j - lo, x, g, brings, s, f, flat, at, fields, evidence, memo, w_rates)

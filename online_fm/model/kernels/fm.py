@@ -96,16 +96,16 @@ def _forward(
     k = len(zero)
     for j in range(lo, hi):
         ask(j + hi - lo, slot, flat, stride, 0, stride)
-        x, f, at = val[j], int(fld[j]), int(slot[j]) * stride
+        x, f, at = val[np.uintp(j)], int(fld[np.uintp(j)]), int(slot[np.uintp(j)]) * stride
         x_max = max(x_max, abs(np.float64(x)))
         logit += read_weight(w_kind, j - lo, x, f, flat, at, fields, hw, memo)
         if idle(v_needs_w, flat, at):
             u = zero
         elif at >= 0:
-            u = load(flat, at + head, zero) * (fields[RHO, f] * x)
+            u = load(flat, at + head, zero) * (fields[RHO, np.uintp(f)] * x)
         else:
-            draw(tag_of(fld[j], key[j]), seed, sd, part, (j - lo) * k, k)
-            u = load(part, (j - lo) * k, zero) * (fields[RHO, f] * x)
+            draw(tag_of(fld[np.uintp(j)], key[j]), seed, sd, part, (j - lo) * k, k)
+            u = load(part, (j - lo) * k, zero) * (fields[RHO, np.uintp(f)] * x)
         store(part, (j - lo) * k, u)
         if by_pair:
             store(sums, f * k, load(sums, f * k, zero) + u)
@@ -126,7 +126,7 @@ def _meet(lo: int, hi: int, fld: U16, seen: U8, present: U16, pairs: F32, sums: 
     k = len(zero)
     n = 0
     for j in range(lo, hi):
-        f = fld[j]
+        f = fld[np.uintp(j)]
         if seen[f] == 0:
             seen[f] = 1
             present[n] = f
@@ -147,7 +147,7 @@ def _meet(lo: int, hi: int, fld: U16, seen: U8, present: U16, pairs: F32, sums: 
 def _leave(lo: int, hi: int, fld: U16, seen: U8, sums: F32, zero: F32) -> None:
     """Clear what the row's fields added up."""
     for j in range(lo, hi):
-        f = int(fld[j])
+        f = int(fld[np.uintp(j)])
         seen[f] = 0
         store(sums, f * len(zero), zero)
 
@@ -184,9 +184,9 @@ def _factor_variance(
     k = len(zero)
     variance = zero
     for j in range(lo, hi):
-        f, at = int(fld[j]), int(slot[j]) * stride
+        f, at = int(fld[np.uintp(j)]), int(slot[np.uintp(j)]) * stride
         u = load(part, (j - lo) * k, zero)
-        h = _slope(by_pair, f, z, u, meets, pairs, zero) * (fields[RHO, f] * val[j])
+        h = _slope(by_pair, f, z, u, meets, pairs, zero) * (fields[RHO, np.uintp(f)] * val[np.uintp(j)])
         if idle(v_needs_w, flat, at):
             continue
         s = load(flat, at + head + k, zero) if at >= 0 else zero + v_prior
@@ -213,16 +213,16 @@ def _learn_pairs(
     k = len(zero)
     for j in range(lo, hi):
         u = load(part, (j - lo) * k, zero)
-        own[fld[j]] += total32(u * u)
+        own[fld[np.uintp(j)]] += total32(u * u)
     for j in range(lo, hi):
-        f = int(fld[j])
+        f = int(fld[np.uintp(j)])
         if seen[f] == 1:
             seen[f] = 2
             mine = load(sums, f * k, zero)
             for i in range(lo, hi):
-                other = int(fld[i])
-                slopes[other] = total32(mine * load(sums, other * k, zero))
-            slopes[f] = HALF * (slopes[f] - own[f])
+                other = int(fld[np.uintp(i)])
+                slopes[np.uintp(other)] = total32(mine * load(sums, other * k, zero))
+            slopes[np.uintp(f)] = HALF * (slopes[np.uintp(f)] - own[f])
             own[f] = 0.0
             learn_pair_row(e, slopes, 0, pairs.reshape(pairs.size), f, pairs.shape[2], rates)
 
@@ -404,7 +404,7 @@ def make_step(
             if by_pair:
                 m += 0.5 * total(_meet(lo, hi, fld, seen, present, pairs, sums, meets, zero) - q)
                 for j in range(lo, hi):
-                    h = load(meets, int(fld[j]) * k, zero)
+                    h = load(meets, int(fld[np.uintp(j)]) * k, zero)
                     reach = max(reach, np.sqrt(total(h * h)))
             else:
                 m += 0.5 * total(z * z - q)
@@ -440,21 +440,21 @@ def make_step(
                     learn_row(hi - lo, np.float32(g), np.float32(brings), np.float32(s), memo, w_rates)
                 if v_needs_w:
                     for j in range(lo, hi):
-                        idles[j - lo] = idle(v_needs_w, flat, int(slot[j]) * stride)
+                        idles[j - lo] = idle(v_needs_w, flat, int(slot[np.uintp(j)]) * stride)
                 for j in range(lo, hi):
-                    f, at = int(fld[j]), int(slot[j]) * stride
+                    f, at = int(fld[np.uintp(j)]), int(slot[np.uintp(j)]) * stride
                     u = load(part, (j - lo) * k, zero)
                     h = _slope(by_pair, f, z, u, meets, pairs, zero)
                     if scaled:
-                        slopes[f] += hw[j - lo]
+                        slopes[np.uintp(f)] += hw[np.uintp(j - lo)]
                         if not by_pair:
-                            slopes[size + f] += total32(u * h)
+                            slopes[np.uintp(size + f)] += total32(u * h)
                     if at >= 0:
-                        x = val[j]
+                        x = val[np.uintp(j)]
                         learn_weight(w_kind, j - lo, x, g, brings, s, f, flat, at, fields, evidence, memo, w_rates)
                         if v_needs_w and idles[j - lo]:
                             continue
-                        rho = fields[RHO, f]
+                        rho = fields[RHO, np.uintp(f)]
                         if v_kind == KALMAN:
                             kalman.learn_factors(
                                 h * (rho * x), np.float32(g), np.float32(lam), flat, at + head, k, v_rates

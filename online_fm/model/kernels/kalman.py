@@ -69,10 +69,10 @@ def gather(memo: F32, i: int, h: np.float32, flat: F32, at: int, base: np.float3
     """Take the row's i-th feature into the memo: slope, prior precision, and `eta D` of its record, 0 where at < 0."""
     size = memo.size // COLUMNS
     first = max(at, 0)
-    memo[i] = h
-    memo[size + i] = base
-    memo[2 * size + i] = flat[first] if at >= 0 else NOTHING
-    memo[3 * size + i] = flat[first + 1] if at >= 0 else NOTHING
+    memo[np.uintp(i)] = h
+    memo[np.uintp(size + i)] = base
+    memo[np.uintp(2 * size + i)] = flat[np.uintp(first)] if at >= 0 else NOTHING
+    memo[np.uintp(3 * size + i)] = flat[np.uintp(first + 1)] if at >= 0 else NOTHING
 
 
 @njit(**INLINE)
@@ -81,8 +81,8 @@ def read_row(n: int, memo: F32, hw: F32) -> tuple[float, float]:
     size, panel = memo.size // COLUMNS, zeros(PANEL)
     logit, variance = 0.0, 0.0
     for i in range(n, (n + PANEL - 1) // PANEL * PANEL):
-        memo[i] = memo[2 * size + i] = memo[3 * size + i] = NOTHING
-        memo[size + i] = ONE
+        memo[np.uintp(i)] = memo[np.uintp(2 * size + i)] = memo[np.uintp(3 * size + i)] = NOTHING
+        memo[np.uintp(size + i)] = ONE
     for i in range(0, n, PANEL):
         h, d = load(memo, i, panel), load(memo, 3 * size + i, panel)
         s = ONE / (load(memo, size + i, panel) + d)
@@ -117,19 +117,19 @@ def learn_row(n: int, g: np.float32, brings: np.float32, variance: np.float32, m
 def put_weight(memo: F32, i: int, f: int, flat: F32, at: int, evidence: F64) -> None:
     """Write the step of the row's i-th feature to its record, and what it adds to its field."""
     size = memo.size // COLUMNS
-    square, gamma = memo[8 * size + i], memo[9 * size + i]
-    evidence[0, f] += np.float64(square) - np.float64(flat[at + 2])
-    evidence[1, f] += np.float64(gamma) - np.float64(flat[at + 3])
-    flat[at] = memo[6 * size + i]
-    flat[at + 1] = memo[7 * size + i]
-    flat[at + 2] = square
-    flat[at + 3] = gamma
+    square, gamma = memo[np.uintp(8 * size + i)], memo[np.uintp(9 * size + i)]
+    evidence[0, np.uintp(f)] += np.float64(square) - np.float64(flat[np.uintp(at + 2)])
+    evidence[1, np.uintp(f)] += np.float64(gamma) - np.float64(flat[np.uintp(at + 3)])
+    flat[np.uintp(at)] = memo[np.uintp(6 * size + i)]
+    flat[np.uintp(at + 1)] = memo[np.uintp(7 * size + i)]
+    flat[np.uintp(at + 2)] = square
+    flat[np.uintp(at + 3)] = gamma
 
 
 @njit(**INLINE)
 def moved(memo: F32, i: int, flat: F32, at: int) -> bool:
     """Whether the row has learned this feature before: its D is not what the forward pass found."""
-    return bool(flat[at + 1] != memo[3 * (memo.size // COLUMNS) + i])
+    return bool(flat[np.uintp(at + 1)] != memo[np.uintp(3 * (memo.size // COLUMNS) + i)])
 
 
 @njit(**INLINE)
@@ -138,16 +138,16 @@ def repeat(
 ) -> None:
     """The step anew for a feature that the row has learned before: from the record as that left it."""
     size = memo.size // COLUMNS
-    h, base, d = memo[i], memo[size + i], flat[at + 1]
+    h, base, d = memo[np.uintp(i)], memo[np.uintp(size + i)], flat[np.uintp(at + 1)]
     s = ONE / (base + d)
-    mu = flat[at] * s - s * h * g
+    mu = flat[np.uintp(at)] * s - s * h * g
     square = h * h
     d = d - d * rates[0] + square * brings / (max(variance - square * s, NOTHING) * brings + ONE)
     precision = base + d
-    memo[6 * size + i] = mu * precision
-    memo[7 * size + i] = d
-    memo[8 * size + i] = mu * mu
-    memo[9 * size + i] = max(ONE - base / precision, NOTHING)
+    memo[np.uintp(6 * size + i)] = mu * precision
+    memo[np.uintp(7 * size + i)] = d
+    memo[np.uintp(8 * size + i)] = mu * mu
+    memo[np.uintp(9 * size + i)] = max(ONE - base / precision, NOTHING)
 
 
 @njit(**INLINE)
@@ -157,8 +157,8 @@ def learn_priors(fields: F32, evidence: F64, rates: Rates) -> None:
     low, high = 1.0 / (MOST * prior), 1.0 / (LEAST * prior)
     if c > 0.0:
         for f in range(evidence.shape[1]):
-            precision = (evidence[1, f] + c) / (evidence[0, f] + c * prior)
-            fields[PRECISION, f] = np.float32(min(max(precision, low), high))
+            precision = (evidence[1, np.uintp(f)] + c) / (evidence[0, np.uintp(f)] + c * prior)
+            fields[PRECISION, np.uintp(f)] = np.float32(min(max(precision, low), high))
 
 
 @njit(**INLINE)
@@ -168,6 +168,6 @@ def learn_factors(h: F32, g: np.float32, lam: np.float32, array: F32, at: int, w
     s = load(array, at + width, h)
     sh = s * h
     s_new = s - sh * sh * lam
-    back: F32 = s_new * rates[0] - s_new * s_new * (rates[0] * rates[1])
+    s_new = s_new + s_new * rates[0] - s_new * s_new * np.float32(rates[0] * rates[1])
     store(array, at, v - sh * g)
-    store(array, at + width, where_nonzero(h, s_new + back, s))
+    store(array, at + width, where_nonzero(h, s_new, s))

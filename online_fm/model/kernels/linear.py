@@ -25,14 +25,14 @@ def read_weight(kind: int, i: int, x: np.float32, f: int, flat: F32, at: int, fi
     Of kind Kalman it adds nothing yet: it is gathered in the memo, for `read_row` to work on a row at once.
     One way in and one way out: with several, Numba counts references to the arrays in the loop, at twice its cost.
     """
-    h = fields[TAU, f] * x
+    h = fields[TAU, np.uintp(f)] * x
     term = NOTHING
     if kind == KALMAN:
-        kalman.gather(memo, i, h, flat, at, fields[PRECISION, f])
+        kalman.gather(memo, i, h, flat, at, fields[PRECISION, np.uintp(f)])
     else:
         w = flat[max(at, 0)]
         term = h * (w if at >= 0 else NOTHING)
-        hw[i] = term
+        hw[np.uintp(i)] = term
     return np.float64(term)
 
 
@@ -41,7 +41,7 @@ def idle(v_needs_w: bool, flat: F32, at: int) -> bool:
     """Whether the factors of the record at `at` take no part."""
     w = np.float32(1.0)
     if v_needs_w:
-        w = flat[at] if at >= 0 else np.float32(0.0)
+        w = flat[np.uintp(at)] if at >= 0 else np.float32(0.0)
     return w == 0.0
 
 
@@ -77,4 +77,4 @@ def learn_weight(
                 kalman.repeat(i, np.float32(g), np.float32(brings), np.float32(variance), flat, at, memo, rates)
             kalman.put_weight(memo, i, f, flat, at, evidence)
     else:
-        update_weight(kind, np.float32(g * np.float64(x)), fields[TAU, f], flat, at, rates)
+        update_weight(kind, np.float32(g * np.float64(x)), fields[TAU, np.uintp(f)], flat, at, rates)

@@ -58,7 +58,7 @@ def _forward(
     x_max = 0.0
     for j in range(lo, hi):
         ask(j + hi - lo, slot, flat, stride, 0, stride)
-        x, f, at = val[j], int(fld[j]), int(slot[j]) * stride
+        x, f, at = val[np.uintp(j)], int(fld[np.uintp(j)]), int(slot[np.uintp(j)]) * stride
         x_max = max(x_max, abs(np.float64(x)))
         logit += read_weight(w_kind, j - lo, x, f, flat, at, fields, hw, memo)
     if w_kind == KALMAN:
@@ -168,11 +168,13 @@ def make_step(w_kind: int, stride: int, fingerprint: int = FINGERPRINT) -> Calla
             if w_kind == KALMAN:
                 learn_row(hi - lo, np.float32(g), np.float32(brings), np.float32(s), memo, w_rates)
             for j in range(lo, hi):
-                f, at = int(fld[j]), int(slot[j]) * stride
+                f, at = int(fld[np.uintp(j)]), int(slot[np.uintp(j)]) * stride
                 if scaled:
-                    slopes[f] += hw[j - lo]
+                    slopes[np.uintp(f)] += hw[np.uintp(j - lo)]
                 if at >= 0:
-                    learn_weight(w_kind, j - lo, val[j], g, brings, s, f, flat, at, fields, evidence, memo, w_rates)
+                    learn_weight(
+                        w_kind, j - lo, val[np.uintp(j)], g, brings, s, f, flat, at, fields, evidence, memo, w_rates
+                    )
             if w_kind == KALMAN:
                 learn_priors(fields, evidence, w_rates)
             if scaled:

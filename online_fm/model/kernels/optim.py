@@ -39,7 +39,7 @@ ONE = np.float32(1.0)
 
 @njit(**INLINE)
 def update_weight(kind: int, g: np.float32, s: np.float32, array: F32, at: int, rates: Rates) -> None:
-    """One step on the weight `array[at]`, whose state follows it; g is G, s the scale."""
+    """One step on the weight `array[np.uintp(at)]`, whose state follows it; g is G, s the scale."""
     if g != 0.0:
         if kind == FTRL:
             _ftrl_weight(g, s, array, at, rates)
@@ -54,51 +54,51 @@ def update_weight(kind: int, g: np.float32, s: np.float32, array: F32, at: int, 
 @njit(**INLINE)
 def _ftrl_weight(g: np.float32, s: np.float32, array: F32, at: int, rates: Rates) -> None:
     per_alpha, beta, l1, l2, decay = rates
-    n = array[at + 2]
+    n = array[np.uintp(at + 2)]
     new = g * g - decay * n
     n_new = n + new
     root = np.sqrt(n_new)
-    z = array[at + 1] + s * g - new / (root + np.sqrt(n) + TINY) * per_alpha * array[at]
+    z = array[np.uintp(at + 1)] + s * g - new / (root + np.sqrt(n) + TINY) * per_alpha * array[np.uintp(at)]
     size = abs(z) - l1
     denominator = (beta + root) * per_alpha + l2
     w = np.float32(0.0)
     if size > 0.0 and denominator > 0.0:
         w = -np.copysign(size, z) / denominator
-    array[at] = w
-    array[at + 1] = z
-    array[at + 2] = n_new
+    array[np.uintp(at)] = w
+    array[np.uintp(at + 1)] = z
+    array[np.uintp(at + 2)] = n_new
 
 
 @njit(**INLINE)
 def _adagrad_weight(g: np.float32, s: np.float32, array: F32, at: int, rates: Rates) -> None:
     eta, a0, _, l2, decay = rates
-    pull = l2 * array[at]
-    a = array[at + 1] - decay * array[at + 1] + (g + pull) * (g + pull)
-    array[at] -= eta * (s * g + pull) / np.sqrt(a0 + a)
-    array[at + 1] = a
+    pull = l2 * array[np.uintp(at)]
+    a = array[np.uintp(at + 1)] - decay * array[np.uintp(at + 1)] + (g + pull) * (g + pull)
+    array[np.uintp(at)] -= eta * (s * g + pull) / np.sqrt(a0 + a)
+    array[np.uintp(at + 1)] = a
 
 
 @njit(**INLINE)
 def _adam_weight(g: np.float32, s: np.float32, array: F32, at: int, rates: Rates) -> None:
     eta, beta1, beta2, l2, eps = rates
-    g = g + l2 * array[at]
-    m = array[at + 1] + (ONE - beta1) * (g - array[at + 1])
-    r = array[at + 2] + (ONE - beta2) * (g * g - array[at + 2])
-    c = array[at + 3] * beta1 + (ONE - beta1)
-    d = array[at + 4] * beta2 + (ONE - beta2)
-    array[at] -= eta * s * (m / c) / (np.sqrt(r / d) + eps)
-    array[at + 1] = m
-    array[at + 2] = r
-    array[at + 3] = c
-    array[at + 4] = d
+    g = g + l2 * array[np.uintp(at)]
+    m = array[np.uintp(at + 1)] + (ONE - beta1) * (g - array[np.uintp(at + 1)])
+    r = array[np.uintp(at + 2)] + (ONE - beta2) * (g * g - array[np.uintp(at + 2)])
+    c = array[np.uintp(at + 3)] * beta1 + (ONE - beta1)
+    d = array[np.uintp(at + 4)] * beta2 + (ONE - beta2)
+    array[np.uintp(at)] -= eta * s * (m / c) / (np.sqrt(r / d) + eps)
+    array[np.uintp(at + 1)] = m
+    array[np.uintp(at + 2)] = r
+    array[np.uintp(at + 3)] = c
+    array[np.uintp(at + 4)] = d
 
 
 @njit(**INLINE)
 def _sgd_weight(g: np.float32, s: np.float32, array: F32, at: int, rates: Rates) -> None:
     eta, decay, _, l2, _ = rates
-    t = array[at + 1]
-    array[at] -= eta / (ONE + decay * t) * (s * g + l2 * array[at])
-    array[at + 1] = t + ONE
+    t = array[np.uintp(at + 1)]
+    array[np.uintp(at)] -= eta / (ONE + decay * t) * (s * g + l2 * array[np.uintp(at)])
+    array[np.uintp(at + 1)] = t + ONE
 
 
 @njit(**INLINE)
