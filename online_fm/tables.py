@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
 import click
@@ -35,9 +35,18 @@ def show(result: Mapping[str, Any], title: str, *, as_json: bool) -> None:
         click.echo(msgspec.json.encode(result))
         return
     table = Table(*columns("", ""), title=title, show_header=False)
-    for name, value in result.items():
+    for name, value in _rows(result):
         table.add_row(name, _value(value))
     print_table(table)
+
+
+def _rows(result: Mapping[str, Any]) -> Iterator[tuple[str, object]]:
+    """Names and values; a mapping of mappings is a row for each of them."""
+    for name, value in result.items():
+        if isinstance(value, Mapping) and any(isinstance(inner, Mapping) for inner in value.values()):
+            yield from ((f"{name}: {which}", inner) for which, inner in value.items())
+        else:
+            yield name, value
 
 
 def show_comparison(results: Sequence[Mapping[str, Any]], differing: Sequence[str], *, as_json: bool) -> None:
@@ -60,6 +69,8 @@ def show_comparison(results: Sequence[Mapping[str, Any]], differing: Sequence[st
 
 
 def _value(value: object) -> str:
+    if isinstance(value, Mapping):
+        return ", ".join(f"{name} {_value(inner)}" for name, inner in value.items())
     if isinstance(value, float):
         return f"{value:.5f}"
     return NUMBER(value) if isinstance(value, int) else str(value)

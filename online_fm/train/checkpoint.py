@@ -192,10 +192,19 @@ def _check_same(name: str, manifest: Manifest, pipeline: Pipeline) -> None:
         written = msgspec.to_builtins(read_config(manifest.model, manifest.format))
     except (msgspec.ValidationError, TypeError) as problem:
         raise BadFile(name, f"is of a model that this version does not know: {problem}", hint=_OTHER) from problem
-    odd = [f"model.{key}" for key in _differing(written, model) if key != "max_features"]
+    odd = [f"model.{key}" for key in _differing(_unbounded(written), _unbounded(model))]
     odd += [f"features.{key}" for key in _differing(manifest.features, features)]
     if odd:
         raise BadFile(name, f"was written with another configuration: {', '.join(odd)} differ", hint=_OTHER)
+
+
+def _unbounded(model: Mapping[str, Any]) -> dict[str, Any]:
+    """A model without the bounds of its tables, which may change from one start to the next."""
+    described = {key: value for key, value in model.items() if key != "max_features"}
+    if "members" in described:
+        members = described["members"].items()
+        described["members"] = {name: {**member, "model": _unbounded(member["model"])} for name, member in members}
+    return described
 
 
 def _differing(a: Mapping[str, object], b: Mapping[str, object]) -> list[str]:
