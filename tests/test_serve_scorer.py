@@ -36,7 +36,7 @@ def test_scores_are_the_learner_s_bit_for_bit(kind):
     learner, encoder = trained(kind)
     scorer = Scorer.from_bytes("s", snapshot(learner, 3))
     unseen = [*events(200, seed=9), {}, {"user": "nobody", "item": 77, "what": "is this"}]
-    expected = learner.predict(encoder.encode(unseen).rows)
+    expected = learner.predict(encoder.encode(unseen).rows).p
     assert scorer.score(unseen).tobytes() == expected.tobytes()
     assert len(set(expected.tolist())) > 100
     assert scorer.version == 3
