@@ -89,6 +89,7 @@ def show_explanation(version: int, given: Explanation, *, top: int, as_json: boo
     table.add_row("total", "", _value(given.total))
     if given.variance is not None:
         table.add_row("variance", "", _value(given.variance))
+    if given.variance is not None and not given.members:
         table.add_row("logit", "", _value(given.logit), "the total, moderated by its variance")
     table.add_row("p", "", _value(given.p))
     print_table(table)

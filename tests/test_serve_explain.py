@@ -191,8 +191,13 @@ class TestCommands:
         done = run("explain", str(folder), json.dumps(ROW), "--top", "99")
         assert " [red] " in done.out
         assert "never learned" in done.out
-        assert "moderated" in done.out
-        assert " sure " in done.out
+
+    @pytest.mark.parametrize(("version", "moderated", "members"), [(2, True, False), (3, False, True)])
+    def test_moderation_or_members_are_shown_where_there_are_any(
+        self, run, folder, version, moderated, members
+    ) -> None:
+        done = run("explain", str(folder), json.dumps(ROW), "--version", str(version))
+        assert (" variance " in done.out, "moderated" in done.out, " sure " in done.out) == (True, moderated, members)
 
     def test_json_has_all_terms(self, run, folder) -> None:
         said = run("explain", str(folder), json.dumps(ROW), "--top", "1", "--json").last
@@ -235,7 +240,7 @@ class TestCommands:
         assert {each["field"]: (each["w_scale"], each["v_scale"]) for each in said["fields"]} == {
             name: (scales["w"][name], scales["v"][name]) for name in scales["w"]
         }
-        order = [max(each["w_scale"], each["v_scale"]) for each in said["fields"]]
+        order = [each["w_scale"] + each["v_scale"] for each in said["fields"]]
         assert order == sorted(order, reverse=True)
         assert sum(each["features"] for each in said["fields"]) == learner.features
         table = run("fields", str(folder), "--version", str(version))

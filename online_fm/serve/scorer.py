@@ -161,7 +161,7 @@ class Scorer:
         return explanation(self._encoder.config, features, terms, prediction, gaussian=self.has_variance)
 
     def fields(self) -> list[FieldReport]:
-        """What the fields have come to weigh, the one with the largest scale first."""
+        """What the fields have come to weigh, those with the largest scales first."""
         return report_fields(self._predictor)
 
     def _rows(self, features: Sequence[Features]) -> Rows:
