@@ -167,12 +167,15 @@ KEPT = sorted((Path(__file__).parent / "data" / "snapshots").glob("*.safetensors
 def test_every_format_that_was_ever_written_still_scores_as_it_did(path):
     expected = json.loads(path.with_suffix(".json").read_text())
     scorer = Scorer.from_bytes(path.name, path.read_bytes())
-    assert scorer.score(expected["rows"]) == pytest.approx(expected["scores"], abs=1e-6)
+    predicted = scorer.predict(expected["rows"])
+    assert predicted.p == pytest.approx(expected["scores"], abs=1e-6)
+    assert predicted.variance == pytest.approx(expected.get("variances", [0.0] * 5), abs=1e-6)
 
 
 def test_the_current_format_is_among_those_that_are_kept():
     kinds = {path.stem for path in KEPT}
-    assert {f"format-{FORMAT}-{kind}" for kind in ("lr", "fm", "ffm")} <= kinds
+    models = ("lr", "poly2", "mf", "fm", "fm-kalman", "fwfm", "ffm", "committee")
+    assert {f"format-{FORMAT}-{model}" for model in models} <= kinds
 
 
 class TestLive:
