@@ -34,6 +34,7 @@ PREFIX = 10_000  # rows that River gets: it takes milliseconds for each
 HERE = Path(__file__).parent
 ANSI = re.compile(r"\x1b\[[0-9;]*m")
 RATES = ("0.02", "0.05", "0.1", "0.2", "0.5")
+NORMED = ("0.2 normed", "0.5 normed", "1.0 normed", "1.5 normed", "2.0 normed")  # rows scaled to length 1
 
 
 class Rival(NamedTuple):
@@ -101,7 +102,8 @@ def _vw(stream: Stream, setting: str) -> Score:
 def _xlearn(kind: str, k: int) -> Callable[[Stream, str], Score]:
     def run(stream: Stream, setting: str) -> Score:
         text = _file(stream, kind, write_fm if kind == "fm" else write_ffm)
-        told = ANSI.sub("", run_peer(HERE / "_run_xlearn.py", kind, text, str(k), setting, "1", "--disk"))
+        rate, *normed = setting.split()
+        told = ANSI.sub("", run_peer(HERE / "_run_xlearn.py", kind, text, str(k), rate, "1", *normed, "--disk"))
         return _loss_only(re.findall(r"100%\s*\]\s+1\s+(\S+)", told)[0])
 
     return run
@@ -113,7 +115,8 @@ def _libffm(stream: Stream, setting: str) -> Score:
     tags, number = np.unique(rows.fld.astype(np.uint64) << np.uint64(32) | rows.key, return_inverse=True)
     field = (tags >> np.uint64(32)).astype(np.int32)
     np.savez(path, ptr=rows.ptr, number=number, val=rows.val, label=stream.label, field=field)
-    told = run_peer(HERE / "_run_libffm.py", path, "4", *setting.split()[:1], "1", *setting.split()[1:])
+    rate, *normed = setting.split()
+    told = run_peer(HERE / "_run_libffm.py", path, "4", rate, "1", *normed)
     return _loss_only(re.findall(r"^\s+1\s+(\S+)", told, re.MULTILINE)[0])
 
 
@@ -160,8 +163,8 @@ RIVALS = {
         ),
         _vw,
     ),
-    "xLearn FM k=8": Rival("xlearn", RATES, _xlearn("fm", 8)),
-    "xLearn FFM k=4": Rival("xlearn", RATES, _xlearn("ffm", 4)),
-    "libffm k=4, shuffled": Rival("pylibffm", (*RATES, "1.0 normed", "1.5 normed", "2.0 normed"), _libffm),
+    "xLearn FM k=8": Rival("xlearn", (*RATES, *NORMED), _xlearn("fm", 8)),
+    "xLearn FFM k=4": Rival("xlearn", (*RATES, *NORMED), _xlearn("ffm", 4)),
+    "libffm k=4, shuffled": Rival("pylibffm", (*RATES, *NORMED), _libffm),
     "River": Rival("river", tuple(_RIVER), _river),
 }

@@ -1,6 +1,6 @@
 """Run by the peers' interpreter: xLearn over one text file, with AdaGrad, on one thread; prints a line per epoch.
 
-    python _run_xlearn.py fm|ffm FILE K RATE EPOCHS [--disk]
+    python _run_xlearn.py fm|ffm FILE K RATE EPOCHS [normed] [--disk]
 
 Each line has the training loss, of which every term is from before its own update, and the seconds. With --disk the
 rows are taken in the order of the file, else they are shuffled. The model is not kept.
@@ -15,7 +15,8 @@ import xlearn
 kind, path, k, rate, epochs = sys.argv[1:6]
 model = xlearn.create_fm() if kind == "fm" else xlearn.create_ffm()
 model.setTrain(path)
-model.disableNorm()
+if "normed" not in sys.argv:
+    model.disableNorm()
 model.disableLockFree()
 if "--disk" in sys.argv:
     model.setOnDisk()

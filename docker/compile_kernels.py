@@ -17,21 +17,23 @@ __all__ = ["compile_all"]
 
 FACTORS: Final = {"fm": (4, 8, 16), "ffm": (4,), "fwfm": (8,), "mf": (8, 16)}
 OPTIMIZERS: Final = ("ftrl", "adagrad", "kalman")
+_SMALL: Final = {"max_features": 64}
 
 
 def compile_all() -> None:
     """Make a learner and a predictor of each combination; making is what compiles them."""
     for kind in ("lr", "poly2"):
         for w in OPTIMIZERS:
-            _compile({"kind": kind, "w": {"kind": w}})
+            _compile({"kind": kind, "w": {"kind": w}, **_SMALL})
     for kind, ks in FACTORS.items():
         named = {"user": "a", "item": "b"} if kind == "mf" else {}
         for k, optimizer in product(ks, OPTIMIZERS):
-            _compile({"kind": kind, "k": k, "w": {"kind": optimizer}, "v": {"kind": optimizer}, **named})
+            _compile({"kind": kind, "k": k, "w": {"kind": optimizer}, "v": {"kind": optimizer}, **named, **_SMALL})
+    _compile({"kind": "committee", "members": {"one": {"model": {"kind": "lr", **_SMALL}}}})
 
 
 def _compile(model: dict[str, Any]) -> None:
-    config: Any = msgspec.convert({**model, "max_features": 64}, ModelConfig)  # type: ignore[arg-type]
+    config: Any = msgspec.convert(model, ModelConfig)
     make_predictor(config, ("a", "b"), make_learner(config, ("a", "b")).parameters())
 
 

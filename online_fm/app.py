@@ -59,7 +59,8 @@ def train(config: Config, stop: Event, *, on_report: Callable[[Pipeline, StepRep
     configure_logs(config.telemetry)
     source_config = _source_of(config)
     health = Health(config.telemetry.health, time.monotonic())
-    metrics = WorkerMetrics(CollectorRegistry(), learning(config).loss)
+    described = learning(config)
+    metrics = WorkerMetrics(CollectorRegistry(), described.loss, described.members)
     metrics.watch_state(lambda: health.report(time.monotonic()).state)
     with ExitStack() as stack:
         app = application(metrics.registry, lambda: health.report(time.monotonic()))

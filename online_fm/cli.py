@@ -25,8 +25,9 @@ from online_fm import __version__, app
 from online_fm.config import Config, load
 from online_fm.demo import run as run_demo
 from online_fm.errors import ConfigError, OnlineFMError, StoreError
+from online_fm.serve.scorer import Scorer
 from online_fm.snapshot.store import FolderStore, manifest_of, verify, version_of
-from online_fm.tables import NUMBER, columns, print_table, show, show_comparison
+from online_fm.tables import NUMBER, columns, print_table, show, show_comparison, show_explanation, show_fields
 from online_fm.train.compare import best_first
 from online_fm.variants import differences, shown, variants
 
@@ -310,6 +311,63 @@ def snapshots_verify(folder: str, version: int | None, *, as_json: bool) -> None
             click.echo(bad.get(name, f"{name}: good"))
     if bad:
         raise StoreError(f"{len(bad)} of {len(names)} files are damaged")
+
+
+_version = click.option("--version", type=click.IntRange(1), help="Of this version; without it, of the newest.")
+
+
+@cli.command("explain")
+@_folder
+@click.argument("features")
+@_version
+@click.option("--top", default=20, show_default=True, type=click.IntRange(1), help="How many terms the table shows.")
+@_as_json
+def explain_score(folder: str, features: str, *, version: int | None, top: int, as_json: bool) -> None:
+    """Say why a row has its score: the terms of its logit, by field and pair of fields, the largest first.
+
+    FOLDER holds snapshots; FEATURES are those of an impression, as JSON, in a file of JSON, or - for standard input.
+
+    \b
+    Examples:
+      online-fm explain state/snapshots '{"user": "u1", "item": "i7"}'
+      online-fm explain state/snapshots row.json --version 12 --json
+    """
+    scorer = Scorer.from_folder(folder, version)
+    try:
+        given = scorer.explain(msgspec.json.decode(_text_of(features), type=dict[str, Any]))
+    except (ValueError, RecursionError) as problem:
+        raise click.BadParameter(str(problem), param_hint="FEATURES") from problem
+    show_explanation(scorer.version, given, top=top, as_json=as_json)
+
+
+def _text_of(argument: str) -> str:
+    """What an argument that is JSON, a file or - says."""
+    if argument.lstrip().startswith("{"):
+        return argument
+    try:
+        with click.open_file(argument, encoding="utf-8") as file:
+            text: str = file.read()
+            return text
+    except OSError as problem:
+        raise ValueError(f"neither a JSON object nor a file: {problem.strerror}") from problem
+
+
+@cli.command()
+@_folder
+@_version
+@_as_json
+def fields(folder: str, *, version: int | None, as_json: bool) -> None:
+    """Say which fields matter to the model of a snapshot in FOLDER: learned scales, largest first.
+
+    The scale of a field multiplies its weights (w) or factors (v; where pairs of fields have scales, their mean size).
+
+    \b
+    Examples:
+      online-fm fields state/snapshots
+      online-fm fields state/snapshots --version 12 --json
+    """
+    scorer = Scorer.from_folder(folder, version)
+    show_fields(scorer.version, scorer.fields(), as_json=as_json)
 
 
 @cli.group("config")

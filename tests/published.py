@@ -9,6 +9,7 @@ from online_fm.features.batch import Rows
 from online_fm.features.encode import Encoder
 from online_fm.features.spec import FeaturesConfig
 from online_fm.model import Learner, ModelConfig, make_learner
+from online_fm.model.committee import AnyLearner
 from online_fm.snapshot.format import Manifest, encode
 from online_fm.snapshot.store import Store, file_name
 
@@ -48,11 +49,12 @@ def events(n: int, seed: int = 1) -> list[dict[str, object]]:
     return rows
 
 
-def trained(kind: str = "fm", n: int = 300, seed: int = 1) -> tuple[Learner, Encoder]:
+def trained(kind: str = "fm", n: int = 300, seed: int = 1, **settings: object) -> tuple[AnyLearner, Encoder]:
     """A learner that has seen n events."""
     encoder = Encoder(FEATURES)
-    factors = {} if kind in ("lr", "poly2") else {"k": 4}
-    config = msgspec.convert({"kind": kind, "max_features": 100_000, **factors}, ModelConfig)
+    bounds = {} if kind == "committee" else {"max_features": 100_000}
+    factors = {} if kind in ("lr", "poly2", "committee") else {"k": 4}
+    config = msgspec.convert({"kind": kind, **bounds, **factors, **settings}, ModelConfig)
     learner = make_learner(config, encoder.fields)
     rng = np.random.default_rng(seed)
     label = (rng.random(n) < 0.3).astype(np.float32)
@@ -75,7 +77,7 @@ def wide(features: int) -> Learner:
     return learner
 
 
-def snapshot(learner: Learner, version: int) -> bytes:
+def snapshot(learner: AnyLearner, version: int) -> bytes:
     """The learner's parameters as the bytes of a snapshot."""
     manifest = Manifest(
         kind="snapshot",
@@ -87,7 +89,7 @@ def snapshot(learner: Learner, version: int) -> bytes:
     return encode(manifest, learner.parameters())
 
 
-def publish(store: Store, learner: Learner, version: int) -> str:
+def publish(store: Store, learner: AnyLearner, version: int) -> str:
     """Put the learner's snapshot, and give its name."""
     name = file_name("snapshot", version)
     store.put(name, snapshot(learner, version))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import zstandard
@@ -11,8 +12,8 @@ from traffic import fingerprint, pipeline, read_all, source
 
 from online_fm.errors import BadFile, SourceError, StoreError
 from online_fm.features.encode import Encoder
-from online_fm.model.learner import Predictor
-from online_fm.snapshot.format import Manifest, decode, encode
+from online_fm.model import make_predictor
+from online_fm.snapshot.format import FORMAT, Manifest, decode, encode
 from online_fm.snapshot.store import MemoryStore, file_name, names_of
 from online_fm.source.dead_letter import DeadLetter, DeadLetters
 from online_fm.source.memory import MemorySource
@@ -118,9 +119,9 @@ def test_a_snapshot_scores_as_the_learner_does_at_its_checkpoint() -> None:
     name = names_of(snapshots, "snapshot")[-1]
     manifest, parameters = decode(name, snapshots.get(name), kind="snapshot")
     encoder = Encoder(learner.config.features)
-    predictor = Predictor(learner.config.model, len(encoder.fields), parameters)
+    predictor = make_predictor(learner.config.model, encoder.fields, parameters)
     rows = encoder.encode([{"user": f"u{i}", "item": f"i{i % 7}", "age": 30} for i in range(40)]).rows
-    assert predictor.predict(rows).tobytes() == learner.learner.predict(rows).tobytes()
+    assert predictor.predict(rows).p.tobytes() == learner.learner.predict(rows).p.tobytes()
     assert manifest.counts["learned"] == learner.counts()["learned"]
     assert stream.committed == learner.offsets()
 
@@ -236,26 +237,55 @@ def test_rejects_that_cannot_be_kept_stop_the_commit_that_would_pass_them() -> N
     assert checkpoints.names() == []
 
 
+def kept_file(packed: Path) -> tuple[MemoryStore, dict[str, Any]]:
+    """A store with a file of `tests/data/checkpoints`, and what the file is known to hold."""
+    checkpoints = MemoryStore()
+    checkpoints.put(file_name("checkpoint", 1), zstandard.ZstdDecompressor().decompress(packed.read_bytes()))
+    return checkpoints, json.loads(packed.with_name(packed.name.replace(".safetensors.zst", ".json")).read_text())
+
+
+def test_the_current_format_is_among_those_that_are_kept() -> None:
+    assert {f"format-{FORMAT}-{model}.safetensors.zst" for model in ("fm", "committee")} <= {each.name for each in KEPT}
+
+
 @pytest.mark.parametrize("packed", KEPT, ids=lambda path: path.name)
 def test_checkpoints_of_every_format_that_was_ever_written_go_on(packed) -> None:
-    expected = json.loads(packed.with_name(packed.name.replace(".safetensors.zst", ".json")).read_text())
-    checkpoints, learner = MemoryStore(), pipeline()
-    checkpoints.put(file_name("checkpoint", 1), zstandard.ZstdDecompressor().decompress(packed.read_bytes()))
+    checkpoints, expected = kept_file(packed)
+    learner, stream = pipeline(f"model={json.dumps(expected['model'])}"), source()
     keeper(checkpoints, MemoryStore()).restore(learner)
     assert learner.learner.state_hash() == expected["state_hash"]
     assert learner.counts() == {"unclicked": 0, **expected["counts"]}  # counted since then
     assert (learner.pending, learner.stream_time_ms) == (expected["pending"], expected["stream_time_ms"])
     assert {str(partition): offset for partition, offset in learner.offsets().items()} == expected["offsets"]
     assert learner.quality["learning"].since_start().log_loss == expected["log_loss"]
+    stream.seek(learner.offsets())
+    read_all(learner, stream)
+    assert learner.counts()["learned"] == expected["end"]["learned"]
+    assert learner.quality["learning"].since_start().log_loss == pytest.approx(expected["end"]["log_loss"], abs=1e-6)
+
+
+def test_a_checkpoint_from_before_there_were_scales_needs_a_configuration_without() -> None:
+    checkpoints, expected = kept_file(KEPT[0])
+    without = {name: value for name, value in expected["model"].items() if name != "scales"}
+    for model, named in (
+        (without, r"model\.scales was null \("),
+        (
+            {"kind": "fm", "k": 4},
+            r"model\.scales was null, model\.v was {\"kind\":\"ftrl\",\"alpha\":0\.05,.*model\.w was",
+        ),
+    ):
+        with pytest.raises(BadFile, match=f"was written with another configuration: {named}"):
+            keeper(checkpoints, MemoryStore()).restore(pipeline(f"model={json.dumps(model)}"))
 
 
 def test_a_checkpoint_of_a_newer_format_is_refused_by_name(monkeypatch) -> None:
     checkpoints, snapshots, learner = MemoryStore(), MemoryStore(), pipeline()
-    monkeypatch.setattr("online_fm.snapshot.format.FORMAT", 2)
+    monkeypatch.setattr("online_fm.snapshot.format.FORMAT", FORMAT + 1)
     manifest = Manifest(kind="checkpoint", version=7, created_ms=1)
     checkpoints.put(file_name("checkpoint", 7), encode(manifest, {}))
     monkeypatch.undo()
-    with pytest.raises(BadFile, match=r"checkpoint-000000000007\.safetensors: written by a newer online_fm: format 2"):
+    newer = rf"checkpoint-000000000007\.safetensors: written by a newer online_fm: format {FORMAT + 1}"
+    with pytest.raises(BadFile, match=newer):
         keeper(checkpoints, snapshots).restore(learner)
 
 

@@ -14,6 +14,7 @@ from traffic import records
 
 from online_fm import __version__
 from online_fm.cli import cli
+from online_fm.snapshot.format import FORMAT
 
 EVENTS = 1500
 OPEN_AT_THE_END = ("--set", "join.window_s=60")  # as late as clicks come
@@ -93,6 +94,8 @@ def test_the_commands_are_those_of_the_design() -> None:
         "simulate",
         "replay",
         "demo",
+        "explain",
+        "fields",
         "snapshots",
         "snapshots list",
         "snapshots show",
@@ -186,7 +189,7 @@ def test_snapshots_are_listed_oldest_first(run, trained) -> None:
 def test_the_manifest_of_the_newest_or_of_one_version_is_shown(run, trained) -> None:
     newest = run("snapshots", "show", trained)
     manifest = json.loads(newest.out)
-    assert newest.out.startswith('{\n  "format": 1,')
+    assert newest.out.startswith(f'{{\n  "format": {FORMAT},')
     oldest = run("snapshots", "list", trained, "--json").last["files"][0]["version"]
     assert run("snapshots", "show", trained, "--json").last == manifest
     assert run("snapshots", "show", trained, oldest, "--json").last["version"] == oldest < manifest["version"]

@@ -81,10 +81,10 @@ def file(tmp_path):
 
 
 def test_a_grid_makes_every_combination_in_order(file) -> None:
-    found = variants([file], ["model.seed=3"], ["model.kind=lr,fm", "model.k=2,4,8"])
+    found = variants([file], ["model.seed=3"], ["model.kind=fm,ffm", "model.k=2,4,8"])
     models = [variant.config.model for variant in found]
     assert [(model.kind, model.k) for model in models] == [
-        ("lr", 2), ("lr", 4), ("lr", 8), ("fm", 2), ("fm", 4), ("fm", 8),
+        ("fm", 2), ("fm", 4), ("fm", 8), ("ffm", 2), ("ffm", 4), ("ffm", 8),
     ]  # fmt: skip
     assert {model.seed for model in models} == {3}
 
@@ -147,10 +147,10 @@ def test_the_defaults_of_another_kind_are_no_difference() -> None:
 
 
 def test_a_default_is_said_where_another_has_something_else() -> None:
-    configs = [config("model.kind=lr"), config("model.w.alpha=0.2")]
+    configs = [config("model.kind=lr"), config("model.w.eta=0.2")]
     assert differences(configs) == [
-        {"model.kind": "lr", "model.w.alpha": 0.1},
-        {"model.kind": "fm", "model.w.alpha": 0.2},
+        {"model.kind": "lr", "model.w.eta": 0.1},
+        {"model.kind": "fm", "model.k": 4, "model.w.eta": 0.2},
     ]
 
 
@@ -197,10 +197,11 @@ def test_files_are_compared_best_first_whatever_they_differ_in(run, folder, othe
 
 
 def test_a_grid_is_compared_in_one_table_that_cuts_nothing(run, folder) -> None:
-    words = ("replay", "-c", folder.config, "--grid", "model.kind=lr,fm", "--grid", "model.w.alpha=0.05,0.2")
+    words = ("replay", "-c", folder.config, "--grid", "model.kind=lr,fm", "--grid", "model.w.eta=0.05,0.2")
     said = run(*words, "--json").last["configurations"]
     assert [each["log_loss"] for each in said] == sorted(each["log_loss"] for each in said)
-    assert [len(each["differs"]) for each in said] == [2] * 4
+    own = {"lr": ["model.kind", "model.w.eta"], "fm": ["model.k", "model.kind", "model.w.eta"]}
+    assert [sorted(each["differs"]) for each in said] == [own[each["differs"]["model.kind"]] for each in said]
     done = run(*words)
     assert (done.code, done.err) == (0, "")
     places = [done.out.index(f" {each['log_loss']:.5f} ") for each in said]
@@ -213,7 +214,7 @@ def test_a_grid_is_compared_in_one_table_that_cuts_nothing(run, folder) -> None:
 
 def test_the_environment_and_set_hold_for_all(run, folder, other, monkeypatch) -> None:
     monkeypatch.setenv("ONLINE_FM__JOIN__WINDOW_S", "5")
-    said = run("replay", "-c", folder.config, "--compare", other, "--set", "model.kind=lr", "--set", "model.k=2",
+    said = run("replay", "-c", folder.config, "--compare", other, "--set", "model.kind=fm", "--set", "model.k=2",
                "--drain", "--json").last["configurations"]  # fmt: skip
     assert [each["differs"].keys() & {"join.window_s", "model.kind", "model.k"} for each in said] == [set(), set()]
     assert said[0]["pending"] == said[1]["pending"] == 0

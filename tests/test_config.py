@@ -11,13 +11,27 @@ import pytest
 from online_fm import app
 from online_fm.config import Config, learning, load, parse
 from online_fm.errors import ConfigError
-from online_fm.model.config import AdaGrad, Ftrl
+from online_fm.model.config import (
+    AdaGrad,
+    Committee,
+    Ffm,
+    Fm,
+    Ftrl,
+    Fwfm,
+    Kalman,
+    KalmanFactors,
+    Lr,
+    Member,
+    Mf,
+    PairScales,
+    Scales,
+)
 from online_fm.source.config import ConfluentConfig
 
 GOOD = sorted((Path(__file__).parent.parent / "config").glob("*.yaml"))
 DATA = Path(__file__).parent / "data" / "config"
 NOT_A_CATEGORY = "to be another field that is a category: bucket a number first, and name all parts of a larger cross"
-SECRET = "source.options[...]: a secret names either `env` or `file`"
+SECRET = "source.options.sasl_plain_password: a secret names either `env` or `file`"
 
 # NAME.bad.yaml -> the message that it must give; FILE stands for the file's path
 BAD = {
@@ -43,6 +57,9 @@ BAD = {
     "no_choice": "telemetry.log_level: Invalid enum value 'loud'; it may be debug, error, info, warning",
     "no_fields": "features.fields: Expected `array` of length >= 1",
     "no_integer": "model.k: Expected `int`, got `float`",
+    "no_integer_of_a_member": "model.members.ffm_fast.model.k: Expected `int`, got `float`",
+    "no_name_of_a_member": "model.members: a key: Expected `str` matching regex '^[a-z0-9_-]{1,32}$'",
+    "no_kind_of_a_member": "model.members.ffm_fast.model.kind: is required",
     "no_kind": "source.kind: is required",
     "no_name_in_url": "serve.name: Expected `str` matching regex '^[A-Za-z0-9_.-]+$'",
     "not_a_mapping": "FILE: sections with their settings are expected, not a list",
@@ -65,23 +82,29 @@ BAD = {
     "two_ends": "simulate: events and duration_s exclude each other: set one of them, or none to go on for ever",
     "unknown_key": "join.windows: there is no such setting; did you mean window_s?",
     "unknown_key_deep": "telemetry.health.stuck_s: there is no such setting; did you mean stuck_after_s?",
-    "unknown_key_of_kind": "source.brokers: there is no such setting",
+    "unknown_key_of_kind": "source.brokers: there is no such setting in the kind files",
+    "unknown_key_of_kind_of_optimizer": "model.w.alpha: there is no such setting in the kind adagrad",
+    "unknown_key_of_a_member": "model.members.slow.model.ks: there is no such setting; did you mean k?",
     "unknown_kind": "source.kind: Invalid value 'rabbit'; it may be kafka_python, confluent, files",
     "unknown_kind_of_field": "features.fields[1].kind: Invalid value 'image'; it may be categorical, multi, number, "
     "log_bucket, bounds, cross",
-    "unknown_kind_of_optimizer": "model.v.kind: Invalid value 'adam'; it may be ftrl, adagrad",
+    "unknown_kind_of_optimizer": "model.v.kind: Invalid value 'rmsprop'; it may be ftrl, adagrad, kalman, adam, sgd",
+    "unknown_kind_of_a_member": "model.members.slow.model.kind: Invalid value 'committee'; it may be lr, poly2, "
+    "mf, fm, fwfm, ffm",
     "unknown_section": "joins: there is no such setting; did you mean join?",
     "wrong_type": "join.window_s: Expected `float`, got `str`",
     "wrong_type_in_list": "features.fields[1]: Expected `str | object`, got `int`",
     "wrong_type_of_section": "join: Expected `object`, got `int`",
     "yes_is_no_number": "serve.port: Expected `int`, got `bool`",
+    "watched_only": "model: members: at least one must be mixed",
     "zero": "checkpoint.interval_s: Expected `float` > 0.0",
 }
 
 
 @pytest.mark.parametrize("path", GOOD, ids=lambda path: path.stem)
 def test_every_configuration_that_is_shipped_is_good(path) -> None:
-    assert app.check(load(path)).startswith("fm, ")
+    kind = "committee" if path.stem.endswith("-committee") else "fm"
+    assert app.check(load(path)).startswith(f"{kind}, ")
 
 
 def test_every_bad_file_has_its_message() -> None:
@@ -132,22 +155,94 @@ def test_settings_are_read_as_yaml() -> None:
 
 def test_a_setting_makes_the_sections_above_it() -> None:
     assert parse("", ["telemetry.health.stuck_after_s=5"]).telemetry.health.stuck_after_s == 5.0
-    assert parse("model: { w: null }", ["model.w.kind=adagrad"]).model.w == AdaGrad()
-
-
-def test_a_section_that_a_setting_makes_begins_with_its_own_defaults() -> None:
-    assert parse("", ["model.v.l2=0.5"]).model.v == Ftrl(alpha=0.05, l2=0.5)
+    assert parse("model: { w: null }", ["model.w.kind=ftrl"]).model.w == Ftrl()
 
 
 def test_a_setting_may_make_a_section_another_kind() -> None:
     text = "model: { w: { kind: ftrl, alpha: 0.2, l2: 0.5 } }\nsource: { kind: files, path: events, clicks: taps }"
-    settings = ["model.w.eta=0.3", "model.w.kind=adagrad", "model.v.kind=adagrad", "model.kind=ffm", "model.k=4"]
+    settings = ["model.w.eta=0.3", "model.w.kind=adagrad", "model.v.kind=ftrl", "model.kind=ffm", "model.k=6"]
     config = parse(text, [*settings, "source.kind=confluent", "source.brokers=['a:9092']"])
-    assert (config.model.w, config.model.v) == (AdaGrad(eta=0.3, l2=0.5), AdaGrad())
-    assert (config.model.kind, config.model.k) == ("ffm", 4)
+    assert config.model == Ffm(k=6, w=AdaGrad(eta=0.3, l2=0.5), v=Ftrl())
     assert config.source == ConfluentConfig(brokers=["a:9092"], clicks="taps")
     with pytest.raises(ConfigError, match=r"^model\.w\.alfa: there is no such setting"):
         parse("model: { w: { kind: ftrl, alfa: 0.2 } }", ["model.w.kind=adagrad"])
+
+
+# a section has the defaults of its place
+
+
+@pytest.mark.parametrize(
+    ("text", "model"),
+    [
+        ("{}", Fm()),
+        ("{k: 16}", Fm(k=16)),
+        ("{v: {l2: 0.5}}", Fm(v=AdaGrad(eta=0.05, l2=0.5))),
+        ("{v: {kind: adagrad}}", Fm(v=AdaGrad(eta=0.05))),
+        ("{v: {kind: ftrl}}", Fm(v=Ftrl())),
+        ("{kind: ffm, v: {eta: 0.2}}", Ffm(v=AdaGrad(eta=0.2, a0=0.1))),
+        ("{kind: ffm, pairs: {eta: 0.1}}", Ffm(pairs=PairScales(start=0.5, eta=0.1))),
+        ("{kind: fwfm, pairs: {eta: 0.1}}", Fwfm(pairs=PairScales(start=1.0, eta=0.1))),
+        ("{kind: lr, scales: {}}", Lr()),
+        ("{kind: lr, scales: null}", Lr(scales=None)),
+        (
+            "{kind: committee, members: {a: {model: {kind: ffm, v: {eta: 2}}}, b: {model: {kind: lr}, mixed: false}}}",
+            Committee(
+                members={
+                    "a": Member(model=Ffm(v=AdaGrad(eta=2.0, a0=0.1))),
+                    "b": Member(model=Lr(), mixed=False),
+                }
+            ),
+        ),
+    ],
+)
+def test_what_a_section_leaves_out_is_as_it_is_there_by_default(text, model) -> None:
+    assert parse(f"model: {text}").model == model
+
+
+@pytest.mark.parametrize(
+    ("settings", "model"),
+    [
+        (["model.k=4"], Fm(k=4)),
+        (["model.v.eta=0.2"], Fm(v=AdaGrad(eta=0.2))),
+        (["model.kind=ffm", "model.v.eta=0.2"], Ffm(v=AdaGrad(eta=0.2, a0=0.1))),
+        (["model.v.eta=0.2", "model.kind=ffm"], Ffm(v=AdaGrad(eta=0.2, a0=0.1))),
+        (["model.v.kind=kalman", "model.w.kind=kalman"], Fm(w=Kalman(), v=KalmanFactors())),
+        (["model.scales=null"], Fm(scales=None)),
+        (["model.scales.eta=0.05"], Fm(scales=Scales(eta=0.05))),
+        (["model.k=4", "model.kind=lr"], Lr()),
+        (["model.kind=mf", "model.user=u", "model.item=i"], Mf(user="u", item="i")),
+    ],
+)
+def test_a_setting_on_top_of_a_kind_leaves_the_rest_as_it_is_there_by_default(settings, model) -> None:
+    assert parse("", settings).model == model
+    environment = {f"ONLINE_FM__{path.upper().replace('.', '__')}": value
+                   for path, value in (setting.split("=") for setting in settings)}  # fmt: skip
+    assert parse("", (), environment).model == model
+
+
+def test_a_member_of_a_committee_is_set_by_its_name() -> None:
+    text = "model: {kind: committee, members: {fm_fast: {model: {kind: fm}}, new-one: {model: {kind: lr}}}}"
+    settings = ["model.members.fm_fast.model.kind=ffm", "model.members.new-one.mixed=false", "model.rate=0.1"]
+    found = parse(text, settings, {"ONLINE_FM__MODEL__MEMBERS__FM_FAST__MODEL__K": "2"}).model
+    members = {"fm_fast": Member(model=Ffm(k=2)), "new-one": Member(model=Lr(), mixed=False)}
+    assert found == Committee(members=members, rate=0.1)
+    assert parse(text, ["model.kind=lr"]).model == Lr()
+    with pytest.raises(ConfigError, match=r"^model\.members: is required"):
+        parse("model: { k: 4 }", ["model.kind=committee"])
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        ("{kind: mf, user: user, item: ad}", "model.item: there is no field 'ad'"),
+        ("{kind: committee, members: {a: {model: {kind: mf, user: user, item: ad}}}}",
+         "model.members.a: item: there is no field 'ad'"),
+    ],
+)  # fmt: skip
+def test_a_field_that_a_model_names_must_be_there(model, message) -> None:
+    with pytest.raises(ConfigError) as refused:
+        learning(parse(f"features: {{ fields: [user, item] }}\nmodel: {model}"))
+    assert str(refused.value) == message
 
 
 def test_null_takes_a_setting_back_to_none() -> None:
@@ -218,7 +313,7 @@ def test_a_command_with_a_bad_configuration_leaves_with_2_and_one_line(command) 
 def test_an_ffm_that_no_memory_holds_is_told_before_anything_connects() -> None:
     fields = ", ".join(f"f{i}" for i in range(9000))
     config = parse(f"features: {{ fields: [{fields}] }}\nmodel: {{ kind: ffm }}")
-    with pytest.raises(ConfigError, match="model: an FFM of 9000 fields and k = 8 needs"):
+    with pytest.raises(ConfigError, match="model: an FFM of 9000 fields and k = 4 needs"):
         learning(config)
 
 

@@ -14,6 +14,7 @@ from msgspec import Struct, inspect
 from msgspec.structs import fields
 
 from online_fm.config import Config, parse
+from online_fm.model.config import Fm, KalmanFactors, SingleConfig
 from online_fm.source.config import Secret
 
 TEXT = (Path(__file__).parent.parent / "config" / "reference.yaml").read_text()
@@ -87,11 +88,17 @@ def test_every_kind_of_every_section_is_there() -> None:
 
 
 def test_every_setting_is_there() -> None:
+    of_models: dict[type[Struct], set[str]] = {}
     for struct, node, _ in documented():
-        written = keys(node)
-        if isinstance(struct, Config) or (type(struct) is type(Config().model) and written == ["w"]):
-            continue  # an alternative shows only what differs
-        assert sorted(written) == sorted(names(struct)), type(struct).__name__
+        if isinstance(struct, SingleConfig):
+            of_models.setdefault(type(struct), set()).update(keys(node))
+        elif not isinstance(struct, Config):
+            assert sorted(keys(node)) == sorted(names(struct)), type(struct).__name__
+    above = {field.name: field.default for field in fields(Fm)}
+    assert sorted(of_models.pop(Fm)) == sorted(names(Fm()))
+    for kind, written in of_models.items():  # only where it is other than the FM above
+        other = {field.name for field in fields(kind) if field.name not in above or field.default != above[field.name]}
+        assert written == {"kind", *other}, kind.__name__
 
 
 @pytest.mark.parametrize("section", [name for name in SECTIONS if name not in REQUIRED])
@@ -106,10 +113,14 @@ def test_what_is_written_in_a_kind_is_its_default() -> None:
     assert reference.features is not None
     others = [parse(text) for text in alternatives()]
     sources = [other.source for other in others if other.source]
-    optimizers = [other.model.w for other in others if not other.source]
-    assert (len(sources), len(optimizers)) == (2, 1)
-    kinds = [field for field in reference.features.fields if isinstance(field, Struct)]
-    for struct in (reference.source, *sources, *optimizers, *kinds):
+    models = [other.model for other in others if not other.source]
+    optimizers = [model.w for model in models if type(model) is Fm] + [
+        model.v for model in models if type(model) is Fm and isinstance(model.v, KalmanFactors)
+    ]
+    kinds = [model for model in models if type(model) is not Fm]
+    assert (len(sources), len(kinds), len(optimizers)) == (2, 6, 5)
+    fields_shown = [field for field in reference.features.fields if isinstance(field, Struct)]
+    for struct in (reference.source, *sources, *kinds, *optimizers, *fields_shown):
         assert plain(struct) == struct
 
 

@@ -119,6 +119,36 @@ def test_a_worker_has_series_of_its_own_loss_only(loss, scores, total, weight):
     assert value(worker, "log_loss_nats_total", moment="learning") is None
 
 
+def test_members_of_a_committee_have_a_weight_and_the_scores_of_their_loss():
+    worker = WorkerMetrics(CollectorRegistry(), members=("champion", "challenger"))
+    worker.member("champion", 1.0, {"window": SCORED})
+    worker.member("challenger", 0.0, {"start": SCORED, "window": SCORED | {"log_loss": 0.59}})
+    assert [value(worker, "member_weight", member=name) for name in ("champion", "challenger")] == [1.0, 0.0]
+    spans = [value(worker, "member_log_loss", member="challenger", span=span) for span in SPANS]
+    assert spans == [0.61, 0.59]
+    assert value(worker, "member_auc", member="champion", span="window") == 0.71
+    assert value(worker, "member_rmse", member="champion", span="window") is None
+    for name, span in (("stranger", "window"), ("champion", "hour")):
+        with pytest.raises(KeyError):
+            worker.member(name, 1.0, {span: SCORED})
+    assert b"stranger" not in generate_latest(worker.registry)
+
+
+@pytest.mark.parametrize(("loss", "score"), [("squared", "rmse"), ("hinge", "hinge_loss")])
+def test_members_that_learn_numbers_or_margins_are_scored_as_such(loss, score):
+    worker = WorkerMetrics(CollectorRegistry(), loss, ("one",))
+    worker.member("one", 1.0, {"window": {score: 0.3, "auc": 0.8}})
+    assert value(worker, f"member_{score}", member="one", span="window") == 0.3
+    assert value(worker, "member_log_loss", member="one", span="window") is None
+
+
+def test_scales_of_fields_that_a_new_largest_member_does_not_have_are_no_longer_shown(worker):
+    worker.field_scales({"w": {"user": 1.5, "item": 0.5}, "v": {"user": 0.9, "item": 0.8}})
+    worker.field_scales({"w": {"user": 1.6, "item": 0.5}})
+    assert value(worker, "field_scale", field="user", of="w") == 1.6
+    assert value(worker, "field_scale", field="user", of="v") is None
+
+
 def test_the_state_is_asked_for_at_each_scrape(worker):
     state = "starting"
     worker.watch_state(lambda: state)

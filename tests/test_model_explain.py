@@ -162,7 +162,7 @@ def test_fields_are_reported_with_their_scales_features_and_weights(config) -> N
         report = reports[names[f]]
         assert (report.w_scale, report.v_scale) == (scales["w"][names[f]], scales.get("v", {}).get(names[f]))
         assert (report.features, report.mean_weight) == (len(sizes), near(sum(sizes) / len(sizes), 1e-4))
-    order = [max(each.w_scale or 0, each.v_scale or 0) for each in reports.values()]
+    order = [(each.w_scale or 0) + (each.v_scale or 0) for each in reports.values()]
     assert order == sorted(order, reverse=True)
     assert sum(report.features for report in reports.values()) == learner.features
 

@@ -320,6 +320,8 @@ def test_weights_count_and_zero_teaches_nothing():
 def test_labels_that_are_not_binary_are_refused(label):
     with pytest.raises(ValueError, match="labels are True or False"):
         FMClassifier().learn_one({"a": 1.0}, label)
+    with pytest.raises(ValueError, match="labels are True or False"):
+        FMClassifier().learn_many(pd.DataFrame({"a": [1.0]}), pd.Series([label]))
 
 
 def test_an_update_that_is_not_finite_is_counted_and_left():

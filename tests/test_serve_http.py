@@ -8,55 +8,17 @@ import json
 import httpx
 import numpy as np
 import pytest
-from prometheus_client import CollectorRegistry
 from published import events, snapshot, trained
+from served import MODEL, Site, refused, scores, tensor
 
 from online_fm import __version__
 from online_fm.serve.config import ServeConfig
-from online_fm.serve.http import application
 from online_fm.serve.scorer import Scorer
-from online_fm.serve.slot import Slot
-from online_fm.telemetry.metrics import ServeMetrics
-
-CONFIG = ServeConfig(name="ctr", max_rows=50, max_body_bytes=20_000)
-MODEL = "/v2/models/ctr"
 
 
 @pytest.fixture(scope="module")
 def scorer():
     return Scorer.from_bytes("s", snapshot(trained()[0], 12))
-
-
-class Site:
-    """The application without a port: one call, one request."""
-
-    def __init__(self, scorer: Scorer | None, config: ServeConfig = CONFIG) -> None:
-        self.slot = Slot()
-        if scorer is not None:
-            self.slot.swap(scorer)
-        self.registry = CollectorRegistry()
-        self.following = True
-        self.app = application(self.slot, config, ServeMetrics(self.registry), lambda: self.following)
-
-    def ask(self, method: str, path: str, **content) -> httpx.Response:
-        async def ask() -> httpx.Response:
-            transport = httpx.ASGITransport(self.app, raise_app_exceptions=False)
-            async with httpx.AsyncClient(transport=transport, base_url="http://site") as client:
-                return await client.request(method, path, **content)
-
-        return asyncio.run(ask())
-
-    def get(self, path: str) -> httpx.Response:
-        return self.ask("GET", path)
-
-    def infer(self, *inputs, path: str = f"{MODEL}/infer", **more) -> httpx.Response:
-        return self.ask("POST", path, json={"inputs": list(inputs), **more})
-
-    def rank(self, **body) -> httpx.Response:
-        return self.ask("POST", f"{MODEL}/rank", json=body)
-
-    def sample(self, name: str, **labels: str) -> float | None:
-        return self.registry.get_sample_value(name, labels)
 
 
 @pytest.fixture
@@ -67,10 +29,6 @@ def site(scorer):
 @pytest.fixture
 def waiting():
     return Site(None)
-
-
-def tensor(name: str, data: list, datatype: str = "BYTES", shape: list[int] | None = None) -> dict:
-    return {"name": name, "shape": shape or [len(data)], "datatype": datatype, "data": data}
 
 
 def tensors(rows: list[dict]) -> list[dict]:
@@ -85,23 +43,13 @@ def tensors(rows: list[dict]) -> list[dict]:
     ]
 
 
-def scores(reply: httpx.Response) -> list[float]:
-    assert reply.status_code == 200, reply.text
-    return reply.json()["outputs"][0]["data"]
-
-
-def refused(reply: httpx.Response, status: int) -> str:
-    """The error's text, after the check that the reply is nothing else."""
-    assert reply.status_code == status, reply.text
-    assert reply.headers["content-type"] == "application/json"
-    body = reply.json()
-    assert list(body) == ["error"]
-    return body["error"]
-
-
 class TestProtocol:
     def test_the_server_names_itself(self, site):
-        assert site.get("/v2").json() == {"name": "online_fm", "version": __version__, "extensions": ["rank"]}
+        assert site.get("/v2").json() == {
+            "name": "online_fm",
+            "version": __version__,
+            "extensions": ["rank", "explain"],
+        }
         assert site.get("/v2/health/live").json() == {"live": True}
         assert site.get("/v2/health/ready").json() == {"live": True, "ready": True}
 
@@ -126,7 +74,7 @@ class TestProtocol:
     def test_scores_through_http_are_the_learner_s_bits(self, site):
         learner, encoder = trained()
         rows = events(50, seed=7)
-        expected = learner.predict(encoder.encode(rows).rows)
+        expected = learner.predict(encoder.encode(rows).rows).p
         found = np.array(scores(site.infer(*tensors(rows))), np.float32)
         assert found.tobytes() == expected.tobytes()
 

@@ -36,7 +36,7 @@ def test_scores_are_the_learner_s_bit_for_bit(kind):
     learner, encoder = trained(kind)
     scorer = Scorer.from_bytes("s", snapshot(learner, 3))
     unseen = [*events(200, seed=9), {}, {"user": "nobody", "item": 77, "what": "is this"}]
-    expected = learner.predict(encoder.encode(unseen).rows)
+    expected = learner.predict(encoder.encode(unseen).rows).p
     assert scorer.score(unseen).tobytes() == expected.tobytes()
     assert len(set(expected.tolist())) > 100
     assert scorer.version == 3
@@ -167,12 +167,15 @@ KEPT = sorted((Path(__file__).parent / "data" / "snapshots").glob("*.safetensors
 def test_every_format_that_was_ever_written_still_scores_as_it_did(path):
     expected = json.loads(path.with_suffix(".json").read_text())
     scorer = Scorer.from_bytes(path.name, path.read_bytes())
-    assert scorer.score(expected["rows"]) == pytest.approx(expected["scores"], abs=1e-6)
+    predicted = scorer.predict(expected["rows"])
+    assert predicted.p == pytest.approx(expected["scores"], abs=1e-6)
+    assert predicted.variance == pytest.approx(expected.get("variances", [0.0] * 5), abs=1e-6)
 
 
 def test_the_current_format_is_among_those_that_are_kept():
     kinds = {path.stem for path in KEPT}
-    assert {f"format-{FORMAT}-{kind}" for kind in ("lr", "fm", "ffm")} <= kinds
+    models = ("lr", "poly2", "mf", "fm", "fm-kalman", "fwfm", "ffm", "committee")
+    assert {f"format-{FORMAT}-{model}" for model in models} <= kinds
 
 
 class TestLive:

@@ -132,7 +132,7 @@ def test_snapshots_change_under_load_without_one_failed_or_mixed_reply(serve, tm
 
     def publish_next(version: int) -> None:
         learner.step(encoded, once, once, all_)
-        expected[version] = learner.predict(encoded).tolist()
+        expected[version] = learner.predict(encoded).p.tolist()
         publish(store, learner, version)
 
     publish_next(1)

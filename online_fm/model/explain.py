@@ -173,7 +173,7 @@ def _multiplier(member: Predictor, row: Rows) -> float:
 
 
 def report_fields(predictor: AnyPredictor) -> list[FieldReport]:
-    """The fields, the one with the largest scale first (without scales: weight); of a committee's largest member."""
+    """The fields, that with the largest sum of scales first (without: weight); of a committee, its largest member's."""
     if isinstance(predictor, CommitteePredictor):
         weights = predictor.weights()
         predictor = predictor.members[max(weights, key=weights.__getitem__)]
@@ -196,4 +196,4 @@ def report_fields(predictor: AnyPredictor) -> list[FieldReport]:
 
 
 def _rank(report: FieldReport) -> tuple[float, float]:
-    return max(report.w_scale or 0.0, report.v_scale or 0.0), report.mean_weight
+    return (report.w_scale or 0.0) + (report.v_scale or 0.0), report.mean_weight

@@ -116,7 +116,7 @@ class _Classifier(_Estimator, base.MiniBatchClassifier):
 
     def learn_one(self, x: Features, y: base.typing.ClfTarget, w: float = 1.0) -> None:
         """Learn that `x` was labelled `y` (True or False), with weight `w`."""
-        self._learner.learn_one(x, float(_binary(np.array([y]))[0]), w)
+        self._learner.learn_one(x, _label(y), w)
 
     def predict_proba_one(self, x: Features, **_: object) -> dict[base.typing.ClfTarget, float]:
         """The probabilities of False and True."""
@@ -125,7 +125,7 @@ class _Classifier(_Estimator, base.MiniBatchClassifier):
 
     def learn_many(self, X: pd.DataFrame, y: pd.Series, w: float | pd.Series = 1.0) -> None:  # noqa: N803
         """Learn the rows of a frame in their order, as `learn_one` would."""
-        self._learner.learn_many(X, _binary(np.asarray(y)), np.broadcast_to(np.asarray(w), len(X)))
+        self._learner.learn_many(X, _labels(np.asarray(y)), np.broadcast_to(np.asarray(w), len(X)))
 
     def predict_proba_many(self, X: pd.DataFrame) -> pd.DataFrame:  # noqa: N803
         """The probabilities of False and True, a row each."""
@@ -157,10 +157,19 @@ class _Regressor(_Estimator, base.MiniBatchRegressor):
         return pd.Series(self._learner.predict_many(X).p.astype(np.float64), index=X.index)
 
 
-def _binary(labels: NDArray[Any]) -> NDArray[np.float64]:
-    if labels.dtype.kind not in "biuf" or not ((labels == 0) | (labels == 1)).all():
-        raise ValueError("labels are True or False (1 or 0); for more classes wrap the model in multiclass.OneVsRest")
-    return labels.astype(np.float64)
+_NOT_BINARY = "labels are True or False (1 or 0); for more classes wrap the model in multiclass.OneVsRestClassifier"
+
+
+def _label(y: object) -> float:
+    if not isinstance(y, int | float | np.bool_ | np.number) or y not in {0, 1}:
+        raise ValueError(_NOT_BINARY)
+    return float(y)
+
+
+def _labels(y: NDArray[Any]) -> NDArray[np.float64]:
+    if y.dtype.kind not in "biuf" or not np.isin(y, (0, 1)).all():
+        raise ValueError(_NOT_BINARY)
+    return y.astype(np.float64)
 
 
 class _Lr(_Estimator):

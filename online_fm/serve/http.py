@@ -1,7 +1,7 @@
-"""Serving over HTTP: Open Inference Protocol v2, a ranking call, metrics.
+"""Serving over HTTP: Open Inference Protocol v2, a ranking call, an explaining one, metrics.
 
     GET  /v2                       GET  /v2/models/{name}[/versions/{version}][/ready]
-    GET  /v2/health/live|ready     POST /v2/models/{name}[/versions/{version}]/infer|rank
+    GET  /v2/health/live|ready     POST /v2/models/{name}[/versions/{version}]/infer|rank|explain
     GET  /metrics
 
 Invariant: a reply comes from one snapshot, the one named in it, and every failure is `{"error": "..."}` with 400, 404,
@@ -23,8 +23,6 @@ from http import HTTPStatus
 from typing import Any, Final, TypeVar
 
 import msgspec
-import numpy as np
-from numpy.typing import NDArray
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
@@ -36,13 +34,18 @@ from online_fm import __version__
 from online_fm.errors import StateError
 from online_fm.serve.config import ServeConfig
 from online_fm.serve.protocol import (
+    Answer,
+    ExplainRequest,
     InferRequest,
     RankRequest,
+    answer,
+    explain_reply,
     infer_reply,
     metadata,
     parse,
     rank_reply,
     tensors_to_rows,
+    wanted_outputs,
 )
 from online_fm.serve.scorer import Features, Scorer
 from online_fm.serve.slot import Slot
@@ -52,7 +55,8 @@ from online_fm.telemetry.metrics import ServeMetrics
 __all__ = ["application"]
 
 Endpoint = Callable[[Request], Awaitable[Response]]
-Asked = TypeVar("Asked", InferRequest, RankRequest)
+Asked = TypeVar("Asked", InferRequest, RankRequest, ExplainRequest)
+Given = TypeVar("Given")
 
 _BINARY: Final = "inference-header-content-length"
 _ROWS: Final = "online_fm.rows"
@@ -98,11 +102,12 @@ class _Endpoints:
             *((path + "/ready", self.model_ready, "GET") for path in both),
             *((path + "/infer", self.infer, "POST") for path in both),
             *((path + "/rank", self.rank, "POST") for path in both),
+            *((path + "/explain", self.explain, "POST") for path in both),
         ]
         return [Route(path, endpoint, methods=[method]) for path, endpoint, method in paths]
 
     async def server(self, _: Request) -> Response:
-        return _json({"name": "online_fm", "version": __version__, "extensions": ["rank"]})
+        return _json({"name": "online_fm", "version": __version__, "extensions": ["rank", "explain"]})
 
     async def live(self, _: Request) -> Response:
         return _json({"live": True})
@@ -129,8 +134,10 @@ class _Endpoints:
         scorer = self._scorer(request)
         asked = _parsed(body, InferRequest)
         self._check_rows(asked.inputs[0].shape[0])
-        scores = _scored(request, lambda: scorer.score(tensors_to_rows(asked, scorer.inputs)))
-        return _reply(infer_reply(self._config.name, scorer, asked.id, scores))
+        wanted = _tried(lambda: wanted_outputs(asked, scorer))
+        rows = _tried(lambda: tensors_to_rows(asked, scorer.inputs))
+        given = _scored(request, lambda: answer(scorer, asked.parameters, rows))
+        return _reply(infer_reply(self._config.name, scorer, asked, wanted, given))
 
     async def rank(self, request: Request) -> Response:
         self._check_name(request)
@@ -140,8 +147,17 @@ class _Endpoints:
         self._check_rows(len(asked.candidates))
         context = scorer.known(asked.context)
         self._check_repeated(context, len(asked.candidates))
-        scores = _scored(request, lambda: scorer.rank(context, [each.features for each in asked.candidates]))
-        return _reply(rank_reply(self._config.name, scorer, asked, scores))
+        rows = scorer.candidates(context, [each.features for each in asked.candidates])
+        given = _scored(request, lambda: answer(scorer, asked.parameters, rows))
+        return _reply(rank_reply(self._config.name, scorer, asked, given))
+
+    async def explain(self, request: Request) -> Response:
+        self._check_name(request)
+        body = await self._body(request)
+        scorer = self._scorer(request)
+        asked = _parsed(body, ExplainRequest)
+        given = _tried(lambda: scorer.explain(asked.features))
+        return _reply(explain_reply(self._config.name, scorer, asked, given))
 
     def _ready(self) -> bool:
         return self._slot.scorer is not None and self._following()
@@ -190,19 +206,21 @@ class _Endpoints:
 
 
 def _parsed(body: bytes, kind: type[Asked]) -> Asked:
-    try:
-        return parse(body, kind)
-    except ValueError as exc:
-        raise HTTPException(400, str(exc)) from exc
+    return _tried(lambda: parse(body, kind))
 
 
-def _scored(request: Request, score: Callable[[], NDArray[np.float32]]) -> NDArray[np.float32]:
+def _scored(request: Request, score: Callable[[], Answer]) -> Answer:
+    given = _tried(score)
+    request.scope[_ROWS] = len(given.scores)
+    return given
+
+
+def _tried(work: Callable[[], Given]) -> Given:
+    """What `work` gives; what it cannot do with the request is 400."""
     try:
-        scores = score()
+        return work()
     except ValueError as exc:
         raise HTTPException(400, str(exc)) from exc
-    request.scope[_ROWS] = len(scores)
-    return scores
 
 
 def _reply(body: bytes, status: int = 200) -> Response:

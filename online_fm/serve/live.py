@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from online_fm.errors import BadFile, StateError
-from online_fm.serve.scorer import Features, Scorer
+from online_fm.serve.scorer import Features, Rng, Scorer
 from online_fm.serve.slot import Slot
 from online_fm.serve.watcher import Watcher
 from online_fm.snapshot.store import FolderStore
@@ -30,7 +30,8 @@ class LiveScorer:
     """Scores with the newest good snapshot of a folder, and follows it.
 
     Entering looks once, so that an existing snapshot is ready at once. Before the first snapshot, `score` and `rank`
-    raise `StateError`. Threads may share it. It may be entered again once it was left.
+    raise `StateError`. Threads may share it. It may be entered again once it was left. `scorer` can do more: predict
+    with a variance, explain.
 
     >>> with LiveScorer("snapshots") as live:
     ...     live.rank({"user": "u1"}, [{"item": "i7"}, {"item": "i8"}])
@@ -53,12 +54,12 @@ class LiveScorer:
         return self._slot.take()
 
     def score(self, features: Sequence[Features]) -> NDArray[np.float32]:
-        """Click probabilities f32[n]; see `Scorer.score`."""
+        """Scores f32[n]; see `Scorer.score`."""
         return self._slot.take().score(features)
 
-    def rank(self, context: Features, candidates: Sequence[Features]) -> NDArray[np.float32]:
-        """Click probabilities f32[n] of candidates in one context; see `Scorer.rank`."""
-        return self._slot.take().rank(context, candidates)
+    def rank(self, context: Features, candidates: Sequence[Features], rng: Rng | None = None) -> NDArray[np.float32]:
+        """Scores f32[n] of candidates in one context, drawn ones with a generator or seed; see `Scorer.rank`."""
+        return self._slot.take().rank(context, candidates, rng)
 
     def wait(self, timeout_s: float) -> None:
         """Until a snapshot is served; raises `StateError` after `timeout_s`."""

@@ -1,11 +1,22 @@
-"""Open Inference Protocol v2 and the ranking call: bytes to features, scores to bytes. No I/O.
+"""Open Inference Protocol v2, the ranking call and the explaining one: bytes to features, scores to bytes. No I/O.
 
 One tensor per input, shape [n] or [n, 1], one value per row; null is a missing value, and an input that is left out
 is missing in all rows. A multi-valued input is a tensor [n, m], or [n] whose data are lists of any length (JSON
 allows it, tensors do not). A tensor that no field reads is ignored, as in training. The datatype must fit the data,
 and the field must take the data: 7 and "7" are one category, "7" is no number.
 
-A probability is written with the fewest digits that give back the same float32 (most are ten characters), so that a
+A model of clicks gives the output `probability`; one that learned by squared loss `prediction`, by hinge `margin`.
+Where a model knows how sure it is (Kalman parts), there are two outputs more: `logit`, before the link, and `variance`,
+the logit's. `infer` gives them if `outputs` names them. `parameters` of `infer` and `rank` ask for more than scores:
+
+    {"variance": true}             gives logit and variance beside the score
+    {"sample": true, "seed": 7}    gives a score drawn from what the model knows (Thompson sampling), and ranks by it;
+                                   same rows, version and seed: same draws; without a seed new ones each time
+
+`logit` and `variance` are the model's own, whatever was drawn. Without Kalman parts both are refused. Other parameters
+mean nothing here and are ignored. `explain` takes the features of one row, and gives an `Explanation`.
+
+A score is written with the fewest digits that give back the same float32 (most are ten characters), so that a
 client that reads it as a 32-bit float has the learner's own bits.
 https://github.com/kserve/open-inference-protocol, specification/protocol/inference_rest.md
 """
@@ -14,18 +25,35 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from itertools import chain
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, NamedTuple, TypeVar
 
 import msgspec
 import numpy as np
 from msgspec import Meta, Struct, field
 from numpy.typing import NDArray
 
-from online_fm.serve.scorer import Input, Scorer, put
+from online_fm.model.config import Loss
+from online_fm.model.learner import Prediction
+from online_fm.serve.explanation import Explanation
+from online_fm.serve.scorer import Features, Input, NoVariance, Scorer, put
 
-__all__ = ["InferRequest", "RankRequest", "infer_reply", "metadata", "parse", "rank_reply", "tensors_to_rows"]
+__all__ = [
+    "Answer",
+    "ExplainRequest",
+    "InferRequest",
+    "Parameters",
+    "RankRequest",
+    "answer",
+    "explain_reply",
+    "infer_reply",
+    "metadata",
+    "parse",
+    "rank_reply",
+    "tensors_to_rows",
+    "wanted_outputs",
+]
 
-OUTPUT = "probability"
+SCORES: dict[Loss, str] = {"log": "probability", "squared": "prediction", "hinge": "margin"}
 
 _INTEGERS = {
     **{f"INT{bits}": range(-(2 ** (bits - 1)), 2 ** (bits - 1)) for bits in (8, 16, 32, 64)},
@@ -52,17 +80,30 @@ class Tensor(Struct):
 
 
 class RequestedOutput(Struct):
-    """There is one: `probability`."""
+    """The name of an output."""
 
     name: str
 
 
+class Parameters(Struct, frozen=True):
+    """What `infer` and `rank` may be asked for beyond scores."""
+
+    variance: bool = False
+    sample: bool = False
+    seed: Annotated[int, Meta(ge=0, le=2**63 - 1)] | None = None
+
+    def __post_init__(self) -> None:
+        if self.seed is not None and not self.sample:
+            raise ValueError("a seed is for 'sample': true")
+
+
 class InferRequest(Struct):
-    """`POST .../infer`; `parameters` are accepted and mean nothing here."""
+    """`POST .../infer`."""
 
     inputs: Annotated[list[Tensor], Meta(min_length=1)]
     id: str | None = None
     outputs: list[RequestedOutput] | None = None
+    parameters: Parameters | None = None
 
 
 class Candidate(Struct):
@@ -73,15 +114,30 @@ class Candidate(Struct):
 
 
 class RankRequest(Struct):
-    """`POST .../rank`: order candidates by click probability, and give the `top` ones or all."""
+    """`POST .../rank`: order candidates by their scores, and give the `top` ones or all."""
 
     candidates: list[Candidate]
     context: dict[str, Any] = field(default_factory=dict)
     top: Annotated[int, Meta(ge=1)] | None = None
     id: str | None = None
+    parameters: Parameters | None = None
 
 
-Request = TypeVar("Request", InferRequest, RankRequest)
+class ExplainRequest(Struct):
+    """`POST .../explain`: why a row of these features has its score."""
+
+    features: dict[str, Any]
+    id: str | None = None
+
+
+class Answer(NamedTuple):
+    """Scores f32[n], drawn or not, and the prediction behind them."""
+
+    scores: NDArray[np.float32]
+    prediction: Prediction
+
+
+Request = TypeVar("Request", InferRequest, RankRequest, ExplainRequest)
 
 
 def parse(body: bytes, kind: type[Request]) -> Request:
@@ -92,11 +148,17 @@ def parse(body: bytes, kind: type[Request]) -> Request:
         raise ValueError(str(exc)) from exc
 
 
+def answer(scorer: Scorer, parameters: Parameters | None, rows: Sequence[Features]) -> Answer:
+    """Score the rows as the request wants it. Raises ValueError for what cannot be scored, or not so."""
+    asked = parameters or Parameters()
+    if (asked.variance or asked.sample) and not scorer.has_variance:
+        raise NoVariance
+    prediction = scorer.predict(rows)
+    return Answer(scorer.draw(prediction, asked.seed) if asked.sample else prediction.p, prediction)
+
+
 def tensors_to_rows(request: InferRequest, inputs: Mapping[str, Input]) -> list[dict[str, object]]:
     """Features of each row. Raises ValueError naming the tensor that does not fit."""
-    for output in request.outputs or ():
-        if output.name != OUTPUT:
-            raise ValueError(f"there is no output '{output.name}', only '{OUTPUT}'")
     n = request.inputs[0].shape[0]
     columns: dict[str, list[Any]] = {}
     for tensor in request.inputs:
@@ -146,20 +208,59 @@ def _check_types(tensor: Tensor, column: Sequence[Any]) -> None:
                 raise ValueError(f"input '{tensor.name}', row {row}: {each!r:.60} is not {tensor.datatype}")
 
 
-def infer_reply(model: str, scorer: Scorer, request_id: str | None, scores: NDArray[np.float32]) -> bytes:
-    """The reply to `infer`."""
-    output = {"name": OUTPUT, "datatype": "FP32", "shape": [len(scores)], "data": _shortest(scores)}
-    return msgspec.json.encode({**_head(model, scorer, request_id), "outputs": [output]})
+def wanted_outputs(request: InferRequest, scorer: Scorer) -> list[str]:
+    """The names of the outputs that the reply holds. Raises ValueError naming one that there is not."""
+    there = _output_names(scorer)
+    for output in request.outputs or ():
+        if output.name not in there:
+            raise ValueError(f"there is no output '{output.name}', only {', '.join(map(repr, there))}")
+    if request.outputs:
+        return [output.name for output in request.outputs]
+    return there if _with_variance(request) else there[:1]
 
 
-def rank_reply(model: str, scorer: Scorer, request: RankRequest, scores: NDArray[np.float32]) -> bytes:
-    """The reply to `rank`: highest probability first, equal ones in the order of the request."""
-    order = np.argsort(-scores, kind="stable")[: request.top].tolist()
+def infer_reply(model: str, scorer: Scorer, request: InferRequest, wanted: Sequence[str], given: Answer) -> bytes:
+    """The reply to `infer`, with these outputs."""
+    tensors = _outputs(scorer, given)
+    outputs = [
+        {"name": name, "datatype": "FP32", "shape": [len(given.scores)], "data": _shortest(tensors[name])}
+        for name in wanted
+    ]
+    return msgspec.json.encode({**_head(model, scorer, request.id), "outputs": outputs})
+
+
+def rank_reply(model: str, scorer: Scorer, request: RankRequest, given: Answer) -> bytes:
+    """The reply to `rank`: highest score first, equal ones in the order of the request."""
+    order = np.argsort(-given.scores, kind="stable")[: request.top]
+    tensors = {name: _shortest(tensor[order]) for name, tensor in _outputs(scorer, given).items()}
+    name, *more = tensors
+    shown = (name, "index", *(more if _with_variance(request) else ()))
+    columns = {**tensors, "index": order.tolist()}
+    ids = [request.candidates[index].id for index in columns["index"]]
     ranking = [
-        {"id": request.candidates[index].id, "probability": probability, "index": index}
-        for index, probability in zip(order, _shortest(scores[order]), strict=True)
+        {"id": each, **dict(zip(shown, row, strict=True))}
+        for each, row in zip(ids, zip(*(columns[name] for name in shown), strict=True), strict=True)
     ]
     return msgspec.json.encode({**_head(model, scorer, request.id), "ranking": ranking})
+
+
+def explain_reply(model: str, scorer: Scorer, request: ExplainRequest, given: Explanation) -> bytes:
+    """The reply to `explain`."""
+    return msgspec.json.encode({**_head(model, scorer, request.id), "explanation": given})
+
+
+def _with_variance(request: InferRequest | RankRequest) -> bool:
+    return request.parameters is not None and request.parameters.variance
+
+
+def _output_names(scorer: Scorer) -> list[str]:
+    """The outputs that there are, the score's first."""
+    return [SCORES[scorer.loss], *["logit", "variance"] * scorer.has_variance]
+
+
+def _outputs(scorer: Scorer, given: Answer) -> dict[str, NDArray[np.float32]]:
+    every = (given.scores, given.prediction.logit, given.prediction.variance)
+    return dict(zip(_output_names(scorer), every, strict=False))
 
 
 def metadata(model: str, scorer: Scorer) -> bytes:
@@ -174,7 +275,7 @@ def metadata(model: str, scorer: Scorer) -> bytes:
             "versions": [str(scorer.version)],
             "platform": "online_fm",
             "inputs": inputs,
-            "outputs": [{"name": OUTPUT, "datatype": "FP32", "shape": [-1]}],
+            "outputs": [{"name": name, "datatype": "FP32", "shape": [-1]} for name in _output_names(scorer)],
         }
     )
 

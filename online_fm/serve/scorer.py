@@ -5,6 +5,9 @@ seen in training contributes its initial value and is not remembered. A score is
 would have said after the snapshot's last example.
 
 The encoder and the model are built from the snapshot's own manifest; nothing about them is configured twice.
+
+What a score is depends on the loss that the model learned by: a click's probability (log), the number itself, such as a
+rating or scaled seconds (squared), a margin (hinge).
 """
 
 from __future__ import annotations
@@ -18,16 +21,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 from online_fm.errors import BadFile, StoreError
+from online_fm.features.batch import Rows
 from online_fm.features.encode import Encoded, Encoder
 from online_fm.features.spec import Categorical, Cross, FeaturesConfig, Multi, named
 from online_fm.model.committee import make_predictor
-from online_fm.model.config import read_config
+from online_fm.model.config import Loss, read_config
+from online_fm.model.explain import FieldReport, explain, report_fields
+from online_fm.model.explore import draw, has_variance
+from online_fm.model.learner import Prediction
+from online_fm.serve.explanation import Explanation, explanation
 from online_fm.snapshot.format import Manifest, Tensors, decode
-from online_fm.snapshot.store import FolderStore, newest_good
+from online_fm.snapshot.store import FolderStore, file_name, newest_good
 
-__all__ = ["FeatureError", "Features", "Input", "Scorer", "put"]
+__all__ = ["FeatureError", "Features", "Input", "NoVariance", "Rng", "Scorer", "put"]
 
 Features = Mapping[str, object]
+Rng = np.random.Generator | int
 
 
 class FeatureError(ValueError):
@@ -37,6 +46,15 @@ class FeatureError(ValueError):
         more = f", and {others} more" if others else ""
         super().__init__(f"row {row}, field '{field}': {why}{more}")
         self.row, self.field, self.why = row, field, why
+
+
+class NoVariance(ValueError):
+    """The model knows no variance, so that nothing can be drawn."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "the model has no variance: it needs w or v of kind kalman (in a mixed member, if a committee)"
+        )
 
 
 class Input(NamedTuple):
@@ -60,6 +78,8 @@ class Scorer:
         self.manifest = manifest
         self._encoder = Encoder(msgspec.convert(manifest.features, FeaturesConfig))
         model = read_config(manifest.model, manifest.format)
+        self.loss: Loss = model.loss
+        self.has_variance = has_variance(model)
         self._predictor = make_predictor(model, self._encoder.fields, parameters)
         self.inputs = _inputs(self._encoder.config)
         self._heads = frozenset(each.path[0] for each in self.inputs.values())
@@ -71,8 +91,11 @@ class Scorer:
         return cls._warm(name, manifest, tensors)
 
     @classmethod
-    def from_folder(cls, path: str | os.PathLike[str]) -> Self:
-        """Of the newest good snapshot in a folder; raises `StoreError` where there is none."""
+    def from_folder(cls, path: str | os.PathLike[str], version: int | None = None) -> Self:
+        """Of a version, or of the newest good snapshot in a folder; raises `StoreError` where there is none."""
+        if version is not None:
+            name = file_name("snapshot", version)
+            return cls.from_bytes(name, FolderStore(path).get(name))
         found = newest_good(FolderStore(path), "snapshot")
         if found.name is None or found.manifest is None:
             raise found.refused[0] if found.refused else StoreError(f"no snapshot in {path}")
@@ -100,18 +123,51 @@ class Scorer:
         return self.manifest.version
 
     def score(self, features: Sequence[Features]) -> NDArray[np.float32]:
-        """Click probabilities f32[n], a row each. Raises `FeatureError` for what training would reject.
+        """Scores f32[n], a row each: of a model of clicks, their probabilities.
 
-        A field that is missing or None is absent from the row; a feature that no field takes is ignored.
+        Raises `FeatureError` for what training would reject. A field that is missing or None is absent from the row; a
+        feature that no field takes is ignored.
         """
+        return self.predict(features).p
+
+    def predict(self, features: Sequence[Features]) -> Prediction:
+        """Score (p), logit, and variance of the logit of each row, f32[n]; the variance is 0 where there is none."""
+        return self._predictor.predict(self._rows(features))
+
+    def sample(self, features: Sequence[Features], rng: Rng) -> NDArray[np.float32]:
+        """A score f32[n] drawn for each row (Thompson sampling), by a generator or a seed; raises `NoVariance`."""
+        return self.draw(self.predict(features), rng)
+
+    def draw(self, prediction: Prediction, rng: Rng | None) -> NDArray[np.float32]:
+        """As `sample`, from predictions at hand; None draws anew each time."""
+        if not self.has_variance:
+            raise NoVariance
+        return draw(prediction, self.loss, np.random.default_rng(rng))
+
+    def rank(self, context: Features, candidates: Sequence[Features], rng: Rng | None = None) -> NDArray[np.float32]:
+        """Scores f32[n] of each candidate's features in one context; with a generator or seed, drawn ones."""
+        rows = self.candidates(context, candidates)
+        return self.score(rows) if rng is None else self.sample(rows, rng)
+
+    def candidates(self, context: Features, candidates: Sequence[Features]) -> list[dict[str, object]]:
+        """Each candidate's features in one context; a candidate's own win."""
+        shared = self.known(context)
+        return [{**shared, **self.known(candidate)} for candidate in candidates]
+
+    def explain(self, features: Features) -> Explanation:
+        """Why the row has its score: the terms of its logit. Raises `FeatureError` as `score`."""
+        row = self._rows([features])
+        terms, prediction = explain(self._predictor, row), self._predictor.predict(row)
+        return explanation(self._encoder.config, features, terms, prediction, gaussian=self.has_variance)
+
+    def fields(self) -> list[FieldReport]:
+        """What the fields have come to weigh, those with the largest scales first."""
+        return report_fields(self._predictor)
+
+    def _rows(self, features: Sequence[Features]) -> Rows:
         encoded = self._encoder.encode(features)
         _refuse(encoded)
-        return self._predictor.predict(encoded.rows).p
-
-    def rank(self, context: Features, candidates: Sequence[Features]) -> NDArray[np.float32]:
-        """Click probabilities f32[n] of each candidate's features in one context; a candidate's own win."""
-        shared = self.known(context)
-        return self.score([{**shared, **self.known(candidate)} for candidate in candidates])
+        return encoded.rows
 
     def known(self, features: Features) -> dict[str, object]:
         """Those of a row's features in which a field looks for its input; each is looked at once."""

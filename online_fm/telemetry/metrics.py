@@ -1,9 +1,9 @@
 """Every Prometheus family that online_fm exposes, for the worker and for serving.
 
 Invariant: all families are declared here, on a registry handed in, and every label is drawn from a set
-that the process bounds: topics and partitions of the configuration, and the tuples below. A value outside its
-tuple is a `KeyError`, never a new series. Methods take plain values and are called once per batch (worker) or
-per request (serving), never per event.
+that the process bounds: topics, partitions, fields and members of the configuration, and the tuples below. A
+value outside its tuple is a `KeyError`, never a new series. Methods take plain values and are called once per
+batch (worker) or per request (serving), never per event.
 
 Prefix `online_fm_`, base units, counters end in `_total`. Log-loss is kept twice. The gauges are what the
 quality room says of its own windows, counted in examples. The counters (nats and weight) can be divided over
@@ -22,7 +22,7 @@ from __future__ import annotations
 import math
 import platform
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Final
 
@@ -79,6 +79,13 @@ _SUMS: Final[Mapping[LossName, tuple[str, str]]] = {
     "squared": ("squared_error", "squared_error_weight"),
     "hinge": ("hinge", "hinge_weight"),
 }
+# score of each member of a committee -> what it is; those that its loss does not define have no series
+_MEMBER_SCORES: Final = {
+    "log_loss": "Progressive log-loss of a committee's member, in nats.",
+    "auc": "Progressive area under the ROC curve of a committee's member.",
+    "rmse": "Progressive root of the mean squared error of a committee's member.",
+    "hinge_loss": "Progressive hinge loss of a committee's member.",
+}
 REFUSALS: Final = ("bad_file", "unreachable")
 _FEATURE_FLAWS: Final = ("unknown", "missing", "truncated")
 
@@ -112,16 +119,21 @@ class _Families:
 
 
 class WorkerMetrics:
-    """What the training worker exposes. `loss`: what the model learns by, and is judged by."""
+    """What the training worker exposes.
 
-    def __init__(self, registry: CollectorRegistry, loss: LossName = "log") -> None:
+    loss: what the model learns by, and is judged by; members: of a committee, by name.
+    """
+
+    def __init__(self, registry: CollectorRegistry, loss: LossName = "log", members: Sequence[str] = ()) -> None:
         self.registry = registry
         self._loss = loss
+        self._members = tuple(members)
         new = _Families(registry)
         new.process()
         self._reading(new)
         self._joining(new)
         self._judging(new)
+        self._comparing(new)
         self._learning(new)
         self._keeping(new)
 
@@ -182,6 +194,23 @@ class WorkerMetrics:
         self._losses = {
             moment: [counter.labels(moment) for counter in (*sums[self._loss], examples)] for moment in MOMENTS
         }
+
+    def _comparing(self, new: _Families) -> None:
+        self._member_weight = new.gauge(
+            "online_fm_member_weight", "Weight of a committee's member in the score; 0: it is only watched.", "member"
+        )
+        gauges = {
+            score: new.gauge(f"online_fm_member_{score}", help_text, "member", "span")
+            for score, help_text in _MEMBER_SCORES.items()
+        }
+        self._member_scores = {score: gauge for score, gauge in gauges.items() if score in SCORED_BY[self._loss]}
+        self._field_scale = new.gauge(
+            "online_fm_field_scale",
+            "Learned scale of a field's weights (of=w) or factors (of=v); in a committee its largest member's.",
+            "field",
+            "of",
+        )
+        self._scaled: set[tuple[str, str]] = set()
 
     def _learning(self, new: _Families) -> None:
         self._features = new.gauge("online_fm_model_features", "Features in the table.")
@@ -281,6 +310,24 @@ class WorkerMetrics:
             raise KeyError(moment, span)
         for score, gauge in self._scores.items():
             gauge.labels(moment, span).set(scores[score])
+
+    def member(self, name: str, weight: float, scores: Mapping[str, Mapping[str, float]]) -> None:
+        """Set the weight of a committee's member and, by span, its scores: at least those that the loss defines."""
+        if name not in self._members or not scores.keys() <= set(SPANS):
+            raise KeyError(name, *scores)
+        self._member_weight.labels(name).set(weight)
+        for span, of_span in scores.items():
+            for score, gauge in self._member_scores.items():
+                gauge.labels(name, span).set(of_span[score])
+
+    def field_scales(self, scales: Mapping[str, Mapping[str, float]]) -> None:
+        """Set the scales by what they are of and field; the series of those not named go."""
+        named = {(field, of): scale for of, by_field in scales.items() for field, scale in by_field.items()}
+        for gone in self._scaled - named.keys():
+            self._field_scale.remove(*gone)
+        for (field, of), scale in named.items():
+            self._field_scale.labels(field, of).set(scale)
+        self._scaled = set(named)
 
     def model(self, features: int, limit: int) -> None:
         """Set the number of features in the table, and how many it may hold."""

@@ -10,7 +10,7 @@ Versions rise by one from the newest file of either kind, damaged ones included:
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -147,6 +147,7 @@ class Checkpoints:
         return ()
 
 
+_TOLD_MAX = 120  # characters: all that an optimizer may be set to
 _OTHER = "go back to the configuration it was written with, or give checkpoint.path and snapshot.path new folders"
 
 
@@ -192,11 +193,24 @@ def _check_same(name: str, manifest: Manifest, pipeline: Pipeline) -> None:
         written = msgspec.to_builtins(read_config(manifest.model, manifest.format))
     except (msgspec.ValidationError, TypeError) as problem:
         raise BadFile(name, f"is of a model that this version does not know: {problem}", hint=_OTHER) from problem
-    odd = [f"model.{key}" for key in _differing(written, model) if key != "max_features"]
-    odd += [f"features.{key}" for key in _differing(manifest.features, features)]
+    if written["kind"] != model["kind"]:
+        odd = [f"model.kind was {written['kind']}"]
+    else:
+        odd = [*_differing(written, model, "model"), *_differing(manifest.features, features, "features")]
     if odd:
-        raise BadFile(name, f"was written with another configuration: {', '.join(odd)} differ", hint=_OTHER)
+        raise BadFile(name, f"was written with another configuration: {', '.join(odd)}", hint=_OTHER)
 
 
-def _differing(a: Mapping[str, object], b: Mapping[str, object]) -> list[str]:
-    return sorted(key for key in a.keys() | b.keys() if a.get(key) != b.get(key))
+def _differing(then: Mapping[str, Any], now: Mapping[str, Any], path: str) -> Iterator[str]:
+    """What is other by now, and what it was; the bounds of tables may change from one start to the next."""
+    for key in sorted((then.keys() | now.keys()) - {"max_features"}):
+        old, new = then.get(key), now.get(key)
+        if isinstance(old, dict) and isinstance(new, dict) and old.get("kind") == new.get("kind"):
+            yield from _differing(old, new, f"{path}.{key}")
+        elif old != new:
+            yield f"{path}.{key} was {_told(old) if key in then else 'not there'}"
+
+
+def _told(value: object) -> str:
+    text = msgspec.json.encode(value).decode()
+    return text if len(text) <= _TOLD_MAX else "another"

@@ -4,6 +4,8 @@ Invariant: what it learns and how it is judged is a function of the batches, who
 
 Judged is each prediction that was made before its row was learned: at the impression, as serving would make it; at the
 moment of learning; and, where events carry it, the score that was served. A quarantined row is not judged.
+Each member of a committee is judged too, at the moment of learning and over the same rows, so that a challenger, which
+has no part in the score, is seen beside the champion.
 """
 
 from __future__ import annotations
@@ -19,7 +21,8 @@ from numpy.typing import NDArray
 from online_fm.events import EventsConfig
 from online_fm.features.spec import FeaturesConfig, named
 from online_fm.join.pending import Batch, JoinConfig
-from online_fm.model.committee import make_learner
+from online_fm.model.committee import Committee, make_learner
+from online_fm.model.config import Committee as CommitteeConfig
 from online_fm.model.config import ModelConfig
 from online_fm.quality import LossName, Quality, QualityConfig
 
@@ -52,6 +55,11 @@ class LearningConfig(Struct, frozen=True, kw_only=True):
         """When a prediction is made that is judged."""
         return ("impression", "learning", "served") if self.events.impression.score else ("impression", "learning")
 
+    @property
+    def members(self) -> tuple[str, ...]:
+        """The members of a committee; a single learner has none."""
+        return tuple(self.model.members) if isinstance(self.model, CommitteeConfig) else ()
+
 
 class JudgedLearner:
     """Learns batches in order. `quarantined` counts, as positive or negative, rows that would have broken the model."""
@@ -59,6 +67,8 @@ class JudgedLearner:
     def __init__(self, config: LearningConfig) -> None:
         self.learner = make_learner(config.model, config.field_names)
         self.quality = {moment: Quality(config.quality.window, config.loss) for moment in config.moments}
+        self.members = {name: Quality(config.quality.window, config.loss) for name in config.members}
+        self._fields = config.field_names
         self.quarantined: Counter[str] = Counter()
 
     def learn(self, batch: Batch, keep: Callable[[Predictions], Predictions]) -> None:
@@ -70,20 +80,41 @@ class JudgedLearner:
         predictions = {"impression": keep(outcome.p), "learning": outcome.p, "served": batch.score}
         judged = batch.learn & ~outcome.quarantined
         for moment, quality in self.quality.items():
-            there = judged & ~np.isnan(predictions[moment])
-            quality.observe(predictions[moment][there], batch.label[there], batch.weight[there])
+            _judge(quality, predictions[moment], batch, judged)
+        for name, quality in self.members.items():
+            _judge(quality, outcome.members[name], batch, judged)
         lost = batch.clicked[batch.learn & outcome.quarantined]
         self.quarantined.update("positive" if clicked else "negative" for clicked in lost)
 
+    def weights(self) -> dict[str, float]:
+        """Each member's weight in the score of a committee; 0 for one that is only watched."""
+        return self.learner.weights() if isinstance(self.learner, Committee) else {}
+
+    def field_scales(self) -> dict[str, dict[str, float]]:
+        """The learner's scales of the fields of a row, by the part that they are of; no pairs of fields."""
+        scales = self.learner.field_scales()
+        return {of: {name: by[name] for name in self._fields if name in by} for of, by in scales.items()}
+
     def state(self) -> dict[str, Tensors]:
         """The tensors of each part, all that `restore` needs; the counter goes beside them."""
-        judged = {f"quality.{moment}": quality.state() for moment, quality in self.quality.items()}
+        judged = {part: quality.state() for part, quality in self._judged().items()}
         return {"model": self.learner.state(), **judged}
 
     def restore(self, parts: Mapping[str, Tensors], quarantined: Mapping[str, int]) -> None:
         """Go on from a state; ValueError where it is not of this configuration."""
         self.learner.restore(parts["model"])
-        for moment, quality in self.quality.items():
-            if f"quality.{moment}" in parts:  # a score that was configured since then begins with nothing
-                quality.restore(parts[f"quality.{moment}"])
+        for part, quality in self._judged().items():
+            if part in parts:  # a score that was configured since then begins with nothing
+                quality.restore(parts[part])
         self.quarantined = Counter(quarantined)
+
+    def _judged(self) -> dict[str, Quality]:
+        """By the part of the state that it is."""
+        members = {f"quality.member.{name}": quality for name, quality in self.members.items()}
+        return {f"quality.{moment}": quality for moment, quality in self.quality.items()} | members
+
+
+def _judge(quality: Quality, p: Predictions, batch: Batch, judged: NDArray[np.bool_]) -> None:
+    """Judge those that are there."""
+    there = judged & ~np.isnan(p)
+    quality.observe(p[there], batch.label[there], batch.weight[there])

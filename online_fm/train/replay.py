@@ -13,6 +13,7 @@ from typing import Any
 
 from online_fm.quality import SCORED_BY
 from online_fm.source.port import RecordBatch, Records, Source, TopicPartition
+from online_fm.train.judged import JudgedLearner
 from online_fm.train.pipeline import Pipeline
 
 __all__ = ["read_through", "replay", "summary"]
@@ -102,6 +103,17 @@ def summary(pipeline: Pipeline, seconds: float, learner: int = 0) -> dict[str, A
         **{score: judged["learning"][score] for score in scores},
         **{f"{score}_at_impression": judged["impression"][score] for score in (scores[0], "auc") if score in scores},
         **{f"{scores[0]}_served": judged[moment][scores[0]] for moment in judged if moment == "served"},
+        **_members(learned),
         "seconds": seconds,
         "state_hash": learned.learner.state_hash(),
     }
+
+
+def _members(learned: JudgedLearner) -> dict[str, dict[str, dict[str, float]]]:
+    """Of a committee, each member's weight in the score and how good it was by itself."""
+    members = {}
+    for name, weight in learned.weights().items():
+        quality = learned.members[name]
+        scores = asdict(quality.since_start())
+        members[name] = {"weight": weight, **{score: scores[score] for score in SCORED_BY[quality.loss]}}
+    return {"members": members} if members else {}

@@ -25,6 +25,7 @@ from online_fm.source.port import Source
 from online_fm.telemetry.health import Health, State
 from online_fm.telemetry.metrics import WorkerMetrics
 from online_fm.train.checkpoint import Checkpoints, names_in
+from online_fm.train.judged import JudgedLearner
 from online_fm.train.pipeline import Pipeline, StepReport
 
 __all__ = ["TrainConfig", "Worker", "WorkerParts"]
@@ -183,7 +184,16 @@ class Worker:
         for moment, quality in parts.pipeline.quality.items():
             parts.metrics.quality(moment, "start", asdict(quality.since_start()))
             parts.metrics.quality(moment, "window", asdict(quality.window()))
+        self._compare(parts.pipeline.learners[0])
         self._alarm()
+
+    def _compare(self, learned: JudgedLearner) -> None:
+        """How a committee's members do, and which fields count."""
+        metrics = self._parts.metrics
+        for name, weight in learned.weights().items():
+            quality = learned.members[name]
+            metrics.member(name, weight, {"start": asdict(quality.since_start()), "window": asdict(quality.window())})
+        metrics.field_scales(learned.field_scales())
 
     def _lost_so_far(self) -> dict[str, int]:
         counts = self._parts.pipeline.counts()

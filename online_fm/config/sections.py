@@ -10,17 +10,15 @@ infinite: what is meant by that, where it can be meant, is said with `null`.
 
 from __future__ import annotations
 
-import difflib
-import math
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import yaml
-from msgspec import Struct, inspect
+from msgspec import Struct
 
+from online_fm.config.kinds import converted, put
 from online_fm.errors import ConfigError
 from online_fm.events import EventsConfig
 from online_fm.features.spec import FeaturesConfig, named
@@ -39,8 +37,7 @@ __all__ = ["Config", "learning", "load", "parse"]
 
 _PREFIX = "ONLINE_FM__"
 _EXPONENT = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$")  # PyYAML wants a dot and a sign
-_PLACE = re.compile(r" - at (`key` in )?`\$\.?(.*)`$", re.DOTALL)
-_FIELD = re.compile(r"Object (contains unknown|missing required) field `(.*)`", re.DOTALL)
+_DOTTED = re.compile(r"[\w.-]+: ")
 
 
 class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -93,13 +90,13 @@ def parse(
         raise ConfigError(f"{name}: sections with their settings are expected, not a {type(tree).__name__}")
     for key, value in sorted((environment or {}).items()):
         if key.startswith(_PREFIX):
-            _set(tree, key.removeprefix(_PREFIX).lower().split("__"), _yaml(value, key))
+            put(Config, tree, key.removeprefix(_PREFIX).lower().split("__"), _yaml(value, key))
     for setting in settings:
         path, equals, value = setting.partition("=")
         if not equals or not path:
             raise ConfigError(f"--set {setting}: a dotted path, '=' and a value are expected")
-        _set(tree, path.split("."), _yaml(value, f"--set {path}"))
-    return _convert(tree)
+        put(Config, tree, path.split("."), _yaml(value, f"--set {path}"))
+    return converted(Config, tree)
 
 
 def learning(config: Config) -> LearningConfig:
@@ -109,7 +106,7 @@ def learning(config: Config) -> LearningConfig:
     try:
         check_fields(config.model, tuple(named(config.features)))
     except ValueError as problem:
-        raise ConfigError(f"model: {problem}") from problem
+        raise ConfigError(f"model{'.' if _DOTTED.match(str(problem)) else ': '}{problem}") from problem
     found = LearningConfig(
         events=config.events,
         features=config.features,
@@ -156,95 +153,3 @@ def _yaml(text: str, name: str) -> Any:  # noqa: ANN401  # what YAML holds
         raise ConfigError(f"{name}: not YAML: {place}{problem.problem}") from problem
     except yaml.YAMLError as problem:
         raise ConfigError(f"{name}: not YAML: {' '.join(str(problem).split())}") from problem
-
-
-def _set(tree: dict[str, Any], path: list[str], value: object) -> None:
-    """Set what lies at a path; a section on the way that the file does not have begins with its defaults."""
-    defaults: Any = msgspec.to_builtins(Config())
-    for part in path[:-1]:
-        defaults = defaults.get(part) if isinstance(defaults, dict) else None
-        inner = tree.get(part)
-        if not isinstance(inner, dict):
-            inner = tree[part] = dict(defaults) if isinstance(defaults, dict) else {}
-        tree = inner
-    tree[path[-1]] = value
-    if path[-1] == "kind":
-        _forget_other_kinds(tree, ".".join(path[:-1]))
-
-
-def _forget_other_kinds(tree: dict[str, Any], section: str) -> None:
-    """Of a section that has become another kind, drop what only its other kinds know."""
-    names = {str(kind.tag): {field.encode_name for field in kind.fields} for kind in _structs_at(section)}
-    own = names.get(str(tree["kind"]))
-    if own is not None:
-        for name in set[str]().union(*names.values()) - own:
-            tree.pop(name, None)
-
-
-def _convert(tree: dict[str, Any]) -> Config:
-    try:
-        config = msgspec.convert(tree, Config)
-    except msgspec.ValidationError as problem:
-        raise ConfigError(_told(str(problem))) from problem
-    _check_finite(msgspec.to_builtins(config), "")
-    return config
-
-
-def _told(problem: str) -> str:
-    """What msgspec says, behind the dotted path: that of the setting itself where one is missing or unknown."""
-    place = _PLACE.search(problem)
-    path, message = (place[2], problem[: place.start()]) if place else ("", problem)
-    field = _FIELD.fullmatch(message)
-    if place and place[1]:
-        message = "keys must be texts"
-    elif field:
-        path, message = f"{path}.{field[2]}".removeprefix("."), _missed(path, field[2], unknown="unknown" in field[1])
-    elif message.startswith("Invalid"):
-        message += f"; it may be {', '.join(_choices(path))}"
-    return f"{path}: {message}" if path else message
-
-
-def _missed(section: str, name: str, *, unknown: bool) -> str:
-    if not unknown:
-        return "is required"
-    names = {field.encode_name for struct in _structs_at(section) for field in struct.fields} - {name}
-    near = difflib.get_close_matches(name, sorted(names), n=1)
-    return "there is no such setting" + "".join(f"; did you mean {other}?" for other in near)
-
-
-def _choices(path: str) -> Iterator[str]:
-    """What a setting may be, where that is a few words: the values of a choice, or the kinds of a section."""
-    section, _, name = path.rpartition(".")
-    for struct in _structs_at(section):
-        if struct.tag_field == name:
-            yield str(struct.tag)
-        for field in struct.fields:
-            if field.encode_name == name and isinstance(field.type, inspect.LiteralType):
-                yield from map(str, field.type.values)
-
-
-def _structs_at(path: str) -> list[inspect.StructType]:
-    """The kinds of section that may stand at a dotted path."""
-    found = [inspect.type_info(Config)]
-    for part in re.findall(r"\[[^]]*\]|[^.[]+", path):
-        inner = [each for kind in found for each in _inside(kind, part)]
-        found = [each for kind in inner for each in getattr(kind, "types", (kind,))]
-    return [kind for kind in found if isinstance(kind, inspect.StructType)]
-
-
-def _inside(kind: inspect.Type, part: str) -> Iterator[inspect.Type]:
-    if isinstance(kind, inspect.StructType):
-        yield from (field.type for field in kind.fields if field.encode_name == part)
-    elif isinstance(kind, inspect.VarTupleType):
-        yield kind.item_type
-
-
-def _check_finite(value: object, path: str) -> None:
-    if isinstance(value, float) and not math.isfinite(value):
-        raise ConfigError(f"{path}: a finite number is expected")
-    if isinstance(value, dict):
-        for key, inner in value.items():
-            _check_finite(inner, f"{path}.{key}".removeprefix("."))
-    if isinstance(value, list | tuple):
-        for i, inner in enumerate(value):
-            _check_finite(inner, f"{path}[{i}]")
