@@ -168,6 +168,7 @@ def learn_factors(h: F32, g: np.float32, lam: np.float32, array: F32, at: int, w
     s = load(array, at + width, h)
     sh = s * h
     s_new = s - sh * sh * lam
-    s_new = s_new + s_new * rates[0] - s_new * s_new * np.float32(rates[0] * rates[1])
+    back = s_new * rates[0]
+    s_new = s_new + back - back * s_new * rates[1]
     store(array, at, v - sh * g)
     store(array, at + width, where_nonzero(h, s_new, s))
