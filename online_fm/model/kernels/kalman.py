@@ -167,8 +167,8 @@ def learn_factors(h: F32, g: np.float32, lam: np.float32, array: F32, at: int, w
     v = load(array, at, h)
     s = load(array, at + width, h)
     sh = s * h
-    s_new = s - sh * sh * lam
-    back = s_new * rates[0]
-    s_new = s_new + back - back * s_new * rates[1]
+    known = s - sh * sh * lam
+    back = known * rates[0]
+    s_new: F32 = known + back - back * known * rates[1]
     store(array, at, v - sh * g)
     store(array, at + width, where_nonzero(h, s_new, s))
