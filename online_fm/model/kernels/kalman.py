@@ -168,7 +168,6 @@ def learn_factors(h: F32, g: np.float32, lam: np.float32, array: F32, at: int, w
     s = load(array, at + width, h)
     sh = s * h
     known = s - sh * sh * lam
-    back = known * rates[0]
-    s_new: F32 = known + back - back * known * rates[1]
+    back = known * rates[0] * (known * -rates[1] + ONE)
     store(array, at, v - sh * g)
-    store(array, at + width, where_nonzero(h, s_new, s))
+    store(array, at + width, where_nonzero(h, known + back, s))
