@@ -167,7 +167,9 @@ def learn_factors(h: F32, g: np.float32, lam: np.float32, array: F32, at: int, w
     v = load(array, at, h)
     s = load(array, at + width, h)
     sh = s * h
-    known = s - sh * sh * lam
-    back = known * rates[0] * (known * -rates[1] + ONE)
+    s_new: F32 = s - sh * sh * lam
+    below: F32 = ONE - s_new * rates[1]
+    back: F32 = s_new * rates[0] * below
+    s_new = s_new + back
     store(array, at, v - sh * g)
-    store(array, at + width, where_nonzero(h, known + back, s))
+    store(array, at + width, where_nonzero(h, s_new, s))
