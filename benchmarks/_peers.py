@@ -8,12 +8,13 @@ registry that installs by name. All run on one thread, in processes of their own
 from __future__ import annotations
 
 import os
+import resource
 import subprocess
 import sys
 from functools import cache
 from pathlib import Path
 
-__all__ = ["CACHE", "PINNED", "available", "peer_python", "run_peer"]
+__all__ = ["CACHE", "PINNED", "available", "peer_python", "run_peer", "work_of"]
 
 CACHE = Path(__file__).parents[1] / ".cache" / "peers"
 PINNED = ("vowpalwabbit==9.11.9", "xlearn==0.40a1", "pylibffm==0.4.1")
@@ -52,3 +53,11 @@ def run_peer(*arguments: str | Path) -> str:
     if found.returncode:
         raise RuntimeError(f"{' '.join(map(str, arguments))} ended with {found.returncode}:\n{found.stdout[-2000:]}")
     return found.stdout
+
+
+def work_of(*arguments: str | Path) -> tuple[float, str]:
+    """The processor's seconds that `run_peer` took in all, and what it printed."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    told = run_peer(*arguments)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return after.ru_utime - before.ru_utime + after.ru_stime - before.ru_stime, told

@@ -1,22 +1,22 @@
 """Nanoseconds per event of peers in one pass over the events of `_zipf`, without reading text and starting up.
 
-VW      the time of a pass over its own cache with --ftrl, less that of the same pass with --noop, which reads the
-        cache and learns nothing; both on one core, where VW's parser cannot work while its learner does
-xLearn  its own epoch time (rows parsed, in memory)
-libffm  the same, as the difference of 5 epochs and 1 (it tells tenths of a second)
-River   predict_proba_one and learn_one, dictionaries made before
+All are differences of two runs, in the processor's time:
+
+VW      a pass over its own cache with --ftrl, less the same pass with --noop, which reads the cache and learns nothing
+xLearn  four epochs less one, rows parsed before and in memory
+libffm  five epochs less one
+River   predict_proba_one and learn_one, dictionaries made before (no difference: it runs in this process)
 """
 
 from __future__ import annotations
 
 import re
-import statistics
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-from _peers import CACHE, run_peer
+from _peers import CACHE, run_peer, work_of
 from _text import write_ffm, write_fm, write_vw
 from _zipf import FIELDS, Events
 from numpy.typing import NDArray
@@ -47,15 +47,15 @@ def _text(events: Events, size: int, ending: str, write: Callable[[Path, Rows, N
 
 def vw_ftrl(events: Events, size: int) -> Callable[[], float]:
     """LR with FTRL; 2^22 weights."""
-    kept = _text(events, size, "vw", write_vw).with_suffix(".cache")
-    common = ("-m", "vowpalwabbit", "--cache_file", kept, "-b", "22", "--loss_function", "logistic", "--quiet")
-    if not kept.exists():
-        run_peer(*common, "-d", kept.with_suffix(".vw"), "--noop")
+    text = _text(events, size, "vw", write_vw)
+    common = ("-m", "vowpalwabbit", "-d", text, "--cache_file", text.with_suffix(".cache"), "-b", "22")
+    run_peer(*common, "--noop")
 
     def seconds(*arguments: str) -> float:
-        began_s = time.perf_counter()
-        run_peer(*common, *arguments)
-        return time.perf_counter() - began_s
+        spent_s, told = work_of(*common, "--loss_function", "logistic", *arguments)
+        assert "in favor of cache input" in told
+        assert f"number of examples = {len(events.label)}" in told
+        return spent_s
 
     return lambda: 1e9 * (seconds(*FTRL) - seconds("--noop")) / len(events.label)
 
@@ -64,12 +64,12 @@ def xlearn(kind: str, k: int, events: Events, size: int) -> Callable[[], float]:
     """FM or FFM with AdaGrad."""
     path = _text(events, size, kind, _with_exact_keys(kind))
 
-    def run() -> float:
-        told = ANSI.sub("", run_peer(HERE / "_run_xlearn.py", kind, path, str(k), "0.1", "3"))
-        seconds = [float(found) for found in re.findall(r"%\s*\]\s+\d+\s+\S+\s+(\S+)", told)]
-        return 1e9 * statistics.median(seconds) / len(events.label)
+    def seconds(epochs: int) -> float:
+        spent_s, told = work_of(HERE / "_run_xlearn.py", kind, path, str(k), "0.1", str(epochs))
+        assert len(re.findall(r"%\s*\]", ANSI.sub("", told))) == epochs
+        return spent_s
 
-    return run
+    return lambda: 1e9 * (seconds(4) - seconds(1)) / 3 / len(events.label)
 
 
 def _with_exact_keys(kind: str) -> Callable[[Path, Rows, NDArray[np.float32]], None]:
@@ -85,12 +85,12 @@ def libffm(k: int, events: Events, size: int) -> Callable[[], float]:
     path = CACHE / f"libffm-{len(label)}-{size}.npz"
     np.savez(path, ptr=rows.ptr, number=rows.key.astype(np.int32), val=rows.val, label=label, field=field)
 
-    def run() -> float:
-        told = run_peer(HERE / "_run_libffm.py", path, str(k), "0.1", "5")
-        ends = [float(found) for found in re.findall(r"^\s+\d+\s+\S+\s+(\S+)$", told, re.MULTILINE)]
-        return 1e9 * (ends[-1] - ends[0]) / (len(ends) - 1) / len(label)
+    def seconds(epochs: int) -> float:
+        spent_s, told = work_of(HERE / "_run_libffm.py", path, str(k), "0.1", str(epochs))
+        assert len(re.findall(r"^\s+\d+\s+\S+\s+\S+$", told, re.MULTILINE)) == epochs
+        return spent_s
 
-    return run
+    return lambda: 1e9 * (seconds(5) - seconds(1)) / 4 / len(label)
 
 
 def river(events: Events, n: int = 300) -> Callable[[], float]:
@@ -100,10 +100,10 @@ def river(events: Events, n: int = 300) -> Callable[[], float]:
 
     def run() -> float:
         model = facto.FMClassifier(8, optim.AdaGrad(0.1), optim.AdaGrad(0.1), seed=1)
-        began_s = time.perf_counter()
+        began_s = time.process_time()
         for features, label in zip(rows, labels, strict=True):
             model.predict_proba_one(features)
             model.learn_one(features, label)
-        return 1e9 * (time.perf_counter() - began_s) / len(rows)
+        return 1e9 * (time.process_time() - began_s) / len(rows)
 
     return run

@@ -3,7 +3,7 @@
     python benchmarks/kernels.py [--json] [--events N] [--repeats N]     minutes; makes the peers' environment
     python benchmarks/kernels.py --check                                  tens of seconds, without peers: for CI
 
-Nanoseconds per event; each is the median over rounds in which everybody takes a turn. 2^22 records (FFM: 2^20, which
+Nanoseconds of the processor per event; each is the median over rounds in which everybody takes a turn. 2^22 records (FFM: 2^20, which
 are 1.3 GB), all known to the table before. "Kernel" is predict-then-learn with the records found; finding them, which
 peers do while they read text, is part of `Learner.step`, which has a table of its own. Scales are on unless it says so.
 
@@ -51,13 +51,11 @@ def in_turn(subjects: Subjects, repeats: int) -> Found:
     return {name: statistics.median(found[name] for found in rounds[1:]) for name in subjects}
 
 
-def timed(
-    train: Callable[..., object], events: Events, clock: Callable[[], float] = time.perf_counter
-) -> Callable[[], float]:
+def timed(train: Callable[..., object], events: Events) -> Callable[[], float]:
     def run() -> float:
-        began_s = clock()
+        began_s = time.process_time()
         train(*events)
-        return 1e9 * (clock() - began_s) / len(events.label)
+        return 1e9 * (time.process_time() - began_s) / len(events.label)
 
     return run
 
@@ -96,22 +94,9 @@ def factors(n: int, repeats: int) -> tuple[list[Row], Found]:
     ], found
 
 
-def naive(n: int, repeats: int) -> tuple[list[Row], Found]:
-    return _naive_loops(n, repeats, RECORDS, 3.5, time.perf_counter)
-
-
-def check() -> list[Row]:
-    """The same in the cache, by the processor's time: no neighbour on the machine makes it fail."""
-    rows, _ = _naive_loops(1 << 15, 7, CHECK_RECORDS, 2.0, time.process_time)
-    return rows
-
-
-def _naive_loops(n: int, repeats: int, size: int, goal: float, clock: Callable[[], float]) -> tuple[list[Row], Found]:
+def naive(n: int, repeats: int, size: int = RECORDS, goal: float = 3.5) -> tuple[list[Row], Found]:
     events = make_events(n, size)
-    subjects: Subjects = {
-        "on": Timed(FM16, size, batches(events), clock).kernel,
-        "naive": timed(_naive.fm(16, size), events, clock),
-    }
+    subjects: Subjects = {"on": Timed(FM16, size, batches(events)).kernel, "naive": timed(_naive.fm(16, size), events)}
     found = in_turn(subjects, repeats)
     return [Row("FM k=16 AdaGrad, naive Numba loops", found["on"], found["naive"], goal, "speedup")], found
 
@@ -164,7 +149,7 @@ def main() -> None:
     chosen = parser.parse_args()
     os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})  # peers inherit it
     if chosen.check:
-        rows = check()
+        rows, _ = naive(1 << 15, 7, CHECK_RECORDS, 2.0)
         show("One pass in memory, ns per event", "peer", rows, as_json=chosen.json)
         sys.exit(not all(row.met for row in rows))
     groups = {"LR FTRL": linear, "FM k=8 AdaGrad": factors, "FM k=16": naive, "FFM k=4 AdaGrad": field_aware}

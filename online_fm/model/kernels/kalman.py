@@ -167,7 +167,8 @@ def learn_factors(h: F32, g: np.float32, lam: np.float32, array: F32, at: int, w
     v = load(array, at, h)
     s = load(array, at + width, h)
     sh = s * h
-    s_new: F32 = s - sh * sh * lam
+    known: F32 = sh * sh * lam
+    s_new = s - known
     below: F32 = ONE - s_new * rates[1]
     back: F32 = s_new * rates[0] * below
     s_new = s_new + back
