@@ -26,7 +26,7 @@ def make(settings: dict[str, Any], fields: Sequence[str]) -> AnyLearner:
 
 
 class Timed:
-    """One learner, whose table knows every record, over the same events again and again: ns of the processor per event."""
+    """One learner, whose table knows every record, over the same events again and again; ns of the processor's time."""
 
     def __init__(self, settings: dict[str, Any], size: int, batched: Batches) -> None:
         self._batched = batched

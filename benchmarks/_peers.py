@@ -30,10 +30,11 @@ def peer_python() -> Path:
         print(f"installing {', '.join(PINNED)} into {CACHE / 'venv'}", file=sys.stderr)
         CACHE.mkdir(parents=True, exist_ok=True)
         subprocess.run([sys.executable, "-m", "venv", CACHE / "venv"], check=True)
-        for package in PINNED:
-            if subprocess.run([python, "-m", "pip", "install", "--quiet", package], check=False).returncode:
-                print(f"{package} does not install here", file=sys.stderr)
-        done.write_text("\n".join(PINNED))
+        pip = python, "-m", "pip", "install", "--quiet"
+        failed = [package for package in PINNED if subprocess.run([*pip, package], check=False).returncode]
+        print("".join(f"{package} does not install here\n" for package in failed), end="", file=sys.stderr)
+        if not failed:
+            done.write_text("\n".join(PINNED))
     return python
 
 

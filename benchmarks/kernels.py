@@ -3,9 +3,10 @@
     python benchmarks/kernels.py [--json] [--events N] [--repeats N]     minutes; makes the peers' environment
     python benchmarks/kernels.py --check                                  tens of seconds, without peers: for CI
 
-Nanoseconds of the processor per event; each is the median over rounds in which everybody takes a turn. 2^22 records (FFM: 2^20, which
-are 1.3 GB), all known to the table before. "Kernel" is predict-then-learn with the records found; finding them, which
-peers do while they read text, is part of `Learner.step`, which has a table of its own. Scales are on unless it says so.
+Nanoseconds of the processor per event; each is the median over rounds in which everybody takes a turn. 2^22
+records (FFM: 2^20, which are 1.3 GB), all known to the table before. "Kernel" is predict-then-learn with the records
+found; finding them, which peers do while they read text, is part of `Learner.step`, which has a table of its own.
+Scales are on unless it says so.
 
 `--check` holds FM k=16 against the naive Numba loops where all records fit into the cache, so that only computing
 counts: code that silently lost its vector instructions fails it.

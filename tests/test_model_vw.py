@@ -3,7 +3,7 @@
 The number is what Vowpal Wabbit 9.11 (PyPI: vowpalwabbit) prints as "average loss" for `events()`, written as
 `1 | f0_KEY f1_KEY ...` (or `-1`), one line an event:
 
-    python -m vowpalwabbit -d events.txt --ftrl --ftrl_alpha 0.1 --ftrl_beta 1 --l1 0 --l2 0 --loss_function logistic -b 22
+    python -m vowpalwabbit -d events.txt --ftrl --ftrl_alpha 0.1 --ftrl_beta 1 --loss_function logistic -b 22
 """
 
 from __future__ import annotations
