@@ -60,7 +60,7 @@ class Design:
         self.served_bias = 1 + self.served_w_states
         self._w_kind, self._v_kind = _kind(config.w), _kind(self.v) if self.v else 0
         self.layout = self._layout(learns=learns)
-        self.rates = (_rates(config.w), _rates(self.v), self._scale_rates(), float(config.noise))
+        self.rates = (_rates(config.w), _rates(self.v), self._scale_rates(), self._noise())
         self.v_needs_w = not isinstance(config, Lr | Poly2) and config.v_needs_w
         self.meaning = (
             _LOSSES[config.loss],
@@ -145,6 +145,10 @@ class Design:
         if isinstance(config, Ffm):
             return ffm.make_predict(config.k, w, v)
         return fm.make_predict(config.k, w, v, self._head, self.layout.stride, int(self.by_pair))
+
+    def _noise(self) -> float:
+        """Of the label around its prediction; it is a Gaussian's question only."""
+        return float(self.config.noise) if self.served_w_states or self.served_v_states else 1.0
 
     def _scale_rates(self) -> tuple[np.float32, ...]:
         scales, pairs = self.config.scales, self._pairs or PairScales(eta=1e-9)

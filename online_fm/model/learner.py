@@ -308,7 +308,7 @@ class Learner:
 
     def state(self) -> dict[str, NDArray[Any]]:
         """All that is needed to go on bit for bit, in canonical form (features in the order of first learning)."""
-        columns = {name: np.ascontiguousarray(column) for name, column in self._known.table.columns().items()}
+        columns = {name: np.array(column, order="C") for name, column in self._known.table.columns().items()}
         return {
             **{name: column for name, column in columns.items() if 0 not in column.shape[1:]},
             **{name: np.array(array, order="C") for name, array in self._views().items()},
@@ -338,7 +338,7 @@ class Learner:
             "v_state": columns["v_state"][:, : self._design.served_v_states],
         }
         return {
-            **{name: np.ascontiguousarray(column) for name, column in kept.items() if 0 not in column.shape[1:]},
+            **{name: np.array(column, order="C") for name, column in kept.items() if 0 not in column.shape[1:]},
             **{name: np.array(array, order="C") for name, array in self._known.served().items()},
         }
 

@@ -64,18 +64,19 @@ def respond(
             shrink = 1.0 / math.sqrt(1.0 + math.pi / 8.0 * variance)
         g = shrink * e
         lam = shrink * shrink * p * (1.0 - p)
+        one = lam / (1.0 - lam * variance)
     elif loss == SQUARED:
         e = logit - y
-        g = e / (variance + noise) if variance > 0.0 else e
         lam = 1.0 / (variance + noise)
+        one = 1.0 / noise  # lam / (1 - lam S), without its cancellation
+        g = e * lam
     else:
         sign = 2.0 * y - 1.0
         e = -sign if sign * logit < 1.0 else 0.0
         g = e
-        lam = 0.0
+        lam = one = 0.0
     if variance <= 0.0:
         return c * e, c * g, 0.0, 0.0
-    one = lam / (1.0 - lam * variance)
     brings = c * one
     return c * e, g * c * (1.0 + one * variance) / (1.0 + brings * variance), brings / (1.0 + brings * variance), brings
 
