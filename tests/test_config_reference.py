@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import msgspec
 import pytest
@@ -14,7 +14,7 @@ from msgspec import Struct, inspect
 from msgspec.structs import fields
 
 from online_fm.config import Config, parse
-from online_fm.model.config import Fm, KalmanFactors, SingleConfig
+from online_fm.model.config import FactorOptimizer, Fm, KalmanFactors, ModelConfig, SingleConfig, WeightOptimizer
 from online_fm.source.config import Secret
 
 TEXT = (Path(__file__).parent.parent / "config" / "reference.yaml").read_text()
@@ -149,6 +149,13 @@ def test_every_choice_is_named_beside_its_setting() -> None:
         for key, _ in node.value:
             line = lines[key.start_mark.line].partition(" # ")[2]
             assert set(re.findall(r"\w+", line)) >= set(choices.get(key.value, ())), key.value
+
+
+@pytest.mark.parametrize(("section", "kinds"), [("model", ModelConfig), ("w", WeightOptimizer), ("v", FactorOptimizer)])
+def test_all_kinds_of_models_and_optimizers_are_named_where_the_first_is(section, kinds) -> None:
+    (said,) = re.search(rf"^ *{section}:.*\n *kind: (.*)", TEXT, re.MULTILINE).groups()
+    tags = {str(kind.__struct_config__.tag) for kind in get_args(kinds)}
+    assert tags <= set(re.findall(r"\w+", said)) or "as of w" in said
 
 
 def test_everything_that_is_required_says_so() -> None:
