@@ -3,8 +3,8 @@
     python benchmarks/forgetting.py [--json]
 
 Plain AdaGrad and FTRL take ever smaller steps: after the jump they hardly move. The excess over the Bayes loss, in
-nats, over the last quarter of the stream, where `jump` is half a stream behind its jump. `half_life_h` is given as a share of
-the stream's event time. One pass, predict then learn; FM k=8.
+nats, over the last quarter of the stream; that of `jump` begins a quarter of the stream after the jump. `half_life_h`
+is given as a share of the stream's event time. One pass, predict then learn; FM k=8.
 """
 
 from __future__ import annotations

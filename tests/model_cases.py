@@ -143,7 +143,8 @@ def learner_after(config: SingleConfig, examples: list[Example]):
 
 
 def near(expected, tolerance: float = 1e-5):
-    return pytest.approx(expected, rel=tolerance, abs=tolerance)
+    """Relatively ten times as far: a gradient of weight 50 whose terms cancel keeps four digits of float32's seven."""
+    return pytest.approx(expected, rel=10 * tolerance, abs=tolerance)
 
 
 def assert_equal_predictions(prediction, reference: Reference, rows: list[Row], tolerance: float = 1e-5) -> None:

@@ -23,6 +23,7 @@ README = (ROOT / "README.md").read_text()
 SECTIONS = {field.name for field in fields(Config)}
 BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
 INLINE = re.findall(r"`([^`\n]+)`", re.sub(r"^```.*?^```", "", README, flags=re.MULTILINE | re.DOTALL))
+YAML = [block for language, block in BLOCKS if language == "yaml"]
 SHELL = [line for language, block in BLOCKS if language == "sh" for line in block.splitlines()]
 
 
@@ -119,8 +120,15 @@ def test_every_setting_that_is_named_exists() -> None:
 
 
 def test_the_configuration_that_is_shown_is_good() -> None:
-    (block,) = (block for language, block in BLOCKS if language == "yaml")
-    assert app.check(parse(block)).startswith("fm, 7 fields, ad.impressions and ad.clicks from Kafka")
+    assert app.check(parse(YAML[0])).startswith("fm, 7 fields, ad.impressions and ad.clicks from Kafka")
+
+
+@pytest.mark.parametrize("block", YAML[1:])
+def test_the_parts_of_a_configuration_that_are_shown_are_good(block) -> None:
+    whole, part = yaml.safe_load(YAML[0]), yaml.safe_load(block)
+    for section, given in part.items():
+        whole[section] = {**whole[section], **given}
+    assert app.check(parse(yaml.safe_dump(whole)))
 
 
 def test_the_python_that_is_shown_imports_what_there_is() -> None:
