@@ -463,7 +463,7 @@ def make_step(k: int, w_kind: int, v_kind: int, fingerprint: int = FINGERPRINT) 
                 continue
             e, g, lam, brings = respond(loss, noise, m, s, predicted, np.float64(label[i]), np.float64(weight[i]))
             reach = (1.0 + np.sqrt(hi - lo)) * np.sqrt(total(q))
-            if not sound(m, s, g, weight[i], x_max, reach):
+            if not sound(m, s, g, brings, weight[i], x_max, reach):
                 bad[i] = True
                 continue
             learn_bias(w_kind, g, lam, bias, w_rates)

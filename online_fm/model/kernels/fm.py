@@ -432,7 +432,7 @@ def make_step(
             predicted = prediction(loss, margin)
             p[i], logit[i], variance[i] = predicted, margin, s
             e, g, lam, brings = respond(loss, noise, m, s, predicted, np.float64(label[i]), np.float64(weight[i]))
-            good = learn[i] and sound(m, s, g, weight[i], x_max, reach + np.sqrt(abs(total(q))))
+            good = learn[i] and sound(m, s, g, brings, weight[i], x_max, reach + np.sqrt(abs(total(q))))
             bad[i] = learn[i] and not good
             if good:
                 learn_bias(w_kind, g, lam, bias, w_rates)

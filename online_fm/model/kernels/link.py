@@ -82,15 +82,18 @@ def respond(
 
 
 @njit(**INLINE)
-def sound(logit: float, variance: float, g: float, weight: float, x_max: float, reach: float) -> bool:
+def sound(
+    logit: float, variance: float, g: float, brings: float, weight: float, x_max: float, reach: float
+) -> bool:
     """Whether an update with dloss/dlogit `g` leaves every parameter finite, in constant time per row.
 
     The gradient of a w is g x, that of a factor g x h, with |h| <= reach (each model says how it bounds h by its
     forward sums), so |g| max(1, |x|) max(1, reach) bounds every coordinate's. At most 1e9 (`LARGEST_GRADIENT`) of
     it is enough: squares are at most 1e18, so 1e20 such events fit in float32; an AdaGrad step is at most eta, an
     FTRL step at most alpha (|g| / sqrt(n + g^2) <= 1), so |w| grows linearly and |z| <= |w| (beta + sqrt(n)) / alpha
-    + l1 stays far below 3e38. NaN anywhere makes the comparison false.
+    + l1 stays far below 3e38. The precision that the example brings to a coordinate is bounded like those squares.
+    NaN anywhere makes a comparison false.
     """
-    size = abs(g) * max(1.0, x_max) * max(1.0, reach)
-    known = math.isfinite(logit) and 0.0 <= variance <= LARGEST_GRADIENT
-    return known and weight >= 0.0 and size <= LARGEST_GRADIENT
+    slope = max(1.0, x_max) * max(1.0, reach)
+    known = math.isfinite(logit) and 0.0 <= variance <= LARGEST_GRADIENT and weight >= 0.0
+    return known and abs(g) * slope <= LARGEST_GRADIENT and brings * slope * slope <= LARGEST_GRADIENT**2

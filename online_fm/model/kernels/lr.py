@@ -161,7 +161,7 @@ def make_step(w_kind: int, stride: int, fingerprint: int = FINGERPRINT) -> Calla
             if not learn[i]:
                 continue
             e, g, lam, brings = respond(loss, noise, m, s, predicted, np.float64(label[i]), np.float64(weight[i]))
-            if not sound(m, s, g, weight[i], x_max, 1.0):
+            if not sound(m, s, g, brings, weight[i], x_max, 1.0):
                 bad[i] = True
                 continue
             learn_bias(w_kind, g, lam, bias, w_rates)
