@@ -29,14 +29,13 @@ from online_fm.model.config import (
     SingleConfig,
     WeightOptimizer,
 )
-from online_fm.model.kernels import ADAGRAD, ADAM, FTRL, HINGE, KALMAN, LOG, SGD, SQUARED, ffm, fm, lr
+from online_fm.model.kernels import ADAGRAD, ADAM, FTRL, HINGE, KALMAN, LOG, SGD, SQUARED, STATES, ffm, fm, lr
 from online_fm.model.kernels.pairs import make_pairs, make_select
 from online_fm.model.state import Layout
 
 __all__ = ["Design"]
 
 _LOSSES = {"log": LOG, "squared": SQUARED, "hinge": HINGE}
-_STATES = {FTRL: 2, ADAGRAD: 1, KALMAN: 3, ADAM: 4, SGD: 1}
 
 
 class Design:
@@ -105,12 +104,12 @@ class Design:
 
     def _layout(self, *, learns: bool) -> Layout:
         config, n = self.config, len(self.fields)
-        w_states = _STATES[self._w_kind] if learns else self.served_w_states
+        w_states = STATES[self._w_kind] if learns else self.served_w_states
         if isinstance(config, Lr | Poly2):
             return Layout(1 + w_states, 0, 0, w_states, 0)
         v_states = self.served_v_states
         if learns:
-            v_states = 1 if self._v_kind == KALMAN else _STATES[self._v_kind]
+            v_states = 1 if self._v_kind == KALMAN else STATES[self._v_kind]
         start = config.v.prior if isinstance(config.v, KalmanFactors) else 0.0
         if isinstance(config, Ffm):
             return Layout(ffm.HEAD, n * config.k, ffm.row_of(n, config.k), w_states, v_states, start)
@@ -119,13 +118,13 @@ class Design:
     @property
     def _head(self) -> int:
         """Floats before an FM's factors: the weight and its state."""
-        return -(-(1 + _STATES[self._w_kind]) // 4) * 4
+        return -(-(1 + STATES[self._w_kind]) // 4) * 4
 
     def first_bias(self) -> NDArray[np.float32]:
         """The bias with its state: f32[1 + states]; a Gaussian one has variance 1."""
         if isinstance(self.config.w, Kalman):
             return np.array([0.0, 1.0], np.float32)
-        return np.zeros(1 + _STATES[self._w_kind], np.float32)
+        return np.zeros(1 + STATES[self._w_kind], np.float32)
 
     def make_step(self) -> Callable[..., None]:
         """Compile predict-then-learn."""

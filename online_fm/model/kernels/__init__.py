@@ -45,6 +45,7 @@ __all__ = [
     "RHO_SUM",
     "SGD",
     "SQUARED",
+    "STATES",
     "TAU",
     "TAU_SUM",
     "U8",
@@ -68,6 +69,7 @@ Bool: TypeAlias = NDArray[np.bool_]
 Rates: TypeAlias = tuple[np.float32, np.float32, np.float32, np.float32, np.float32]
 
 FTRL, ADAGRAD, KALMAN, ADAM, SGD = range(5)
+STATES = {FTRL: 2, ADAGRAD: 1, KALMAN: 3, ADAM: 4, SGD: 1}  # floats that follow a weight
 LOG, SQUARED, HINGE = range(3)
 TAU, TAU_SUM, RHO, RHO_SUM, PRECISION, FIELD_ROWS = range(6)
 PANEL = 16

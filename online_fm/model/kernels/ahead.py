@@ -31,8 +31,11 @@ def widest(ptr: I64) -> int:
 
 @njit(**INLINE)
 def ask(j: int, slot: I32, flat: F32, stride: int, first: int, end: int) -> None:
-    """Prefetch the floats first:end of the record of feature j, if there is such a feature."""
+    """Prefetch the floats first:end of the record of feature j, if there is such a feature.
+
+    Where it has no record the address means nothing, which does no harm: a prefetch never faults.
+    """
     if j < slot.size:
-        at = int(max(slot[np.uintp(j)], 0)) * stride
+        at = int(slot[np.uintp(j)]) * stride
         for c in range(first, end, LINE):
             prefetch(flat, at + c)

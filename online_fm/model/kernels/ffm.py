@@ -38,6 +38,7 @@ from online_fm.model.kernels import (
     KALMAN,
     KERNEL,
     PANEL,
+    STATES,
     TAU,
     U8,
     U16,
@@ -47,11 +48,11 @@ from online_fm.model.kernels import (
     kalman,
 )
 from online_fm.model.kernels.ahead import ask, widest
-from online_fm.model.kernels.kalman import learn_priors, learn_row, memo_size, read_row
+from online_fm.model.kernels.kalman import learn_priors, memo_size
 from online_fm.model.kernels.lanes import load, spread, store, total, total32, zeros
-from online_fm.model.kernels.linear import idle, learn_bias, learn_weight, read_weight
+from online_fm.model.kernels.linear import distinct, idle, learn_bias, learn_row, learn_weight, read_row, read_weight
 from online_fm.model.kernels.link import margin_of, prediction, respond, sound
-from online_fm.model.kernels.optim import update_factors
+from online_fm.model.kernels.optim import update
 from online_fm.model.kernels.scales import learn_pair_row, learn_scales
 from online_fm.model.kernels.signatures import PREDICT, STEP
 from online_fm.model.kernels.table import draw, tag_of
@@ -110,6 +111,7 @@ def _scatter(source: F32, at: int, x: np.float32, f: int, first: bool, towards: 
 @njit(**INLINE)
 def _forward(
     w_kind: int,
+    states: int,
     lo: int,
     hi: int,
     fld: U16,
@@ -133,14 +135,14 @@ def _forward(
     memo: F32,
     spare: F32,
     zero: F32,
-) -> tuple[float, float, F32, float, int]:
+) -> tuple[float, float, F32, np.float32, int]:
     """(logit, variance of the linear part, q, largest |x|, number of fields) of the features lo:hi.
 
     T goes to `towards`, the row's fields to `present`, x_i v_{i,f(i)} to `own`, x_i w_i to `hw`.
     """
     logit = np.float64(bias[0])
     variance = np.float64(bias[1]) if w_kind == KALMAN else 0.0
-    x_max = 0.0
+    x_max = np.float32(0.0)
     k = len(zero)
     row = towards.size // n_fields
     n = _enter(lo, hi, fld, k, seen, present, towards, zero)
@@ -149,8 +151,8 @@ def _forward(
     for j in range(lo, hi):
         ask(j + hi - lo, slot, flat, stride, 0, HEAD + row)
         x, f, at = val[np.uintp(j)], int(fld[np.uintp(j)]), int(slot[np.uintp(j)]) * stride
-        x_max = max(x_max, abs(np.float64(x)))
-        logit += read_weight(w_kind, j - lo, x, f, flat, at, fields, hw, memo)
+        x_max = max(x_max, abs(x))
+        read_weight(w_kind, states, j - lo, x, f, flat, at, fields, hw, memo)
         first = seen[np.uintp(f)] == 2
         seen[np.uintp(f)] = 1
         if idle(v_needs_w, flat, at):
@@ -167,10 +169,9 @@ def _forward(
             q = _scatter(spare, 0, x, f, first, towards, n_fields, q)
         store(own, (j - lo) * k, vx)
         alone = alone + vx * vx * pairs[0, f, f]
-    if w_kind == KALMAN:
-        m, s = read_row(hi - lo, memo, hw)
-        logit += m
-        variance += s
+    m, s = read_row(w_kind, hi - lo, hw, memo)
+    logit += m
+    variance += s
     met = zero
     within = zero
     for a in range(n):
@@ -308,6 +309,7 @@ def make_predict(k: int, w_kind: int, v_kind: int, fingerprint: int = FINGERPRIN
             lo, hi = ptr[i], ptr[i + 1]
             m, s, _q, _x, _n = _forward(
                 w_kind,
+                0,
                 lo,
                 hi,
                 fld,
@@ -360,6 +362,7 @@ def make_predict(k: int, w_kind: int, v_kind: int, fingerprint: int = FINGERPRIN
 @cache
 def make_step(k: int, w_kind: int, v_kind: int, fingerprint: int = FINGERPRINT) -> Callable[..., None]:
     """Compile predict-then-learn for k factors, an optimizer for w and one for v."""
+    states = STATES[w_kind]
     width = _lanes_of(k)
 
     @njit(STEP, **KERNEL)
@@ -403,7 +406,7 @@ def make_step(k: int, w_kind: int, v_kind: int, fingerprint: int = FINGERPRINT) 
         towards, spare = np.zeros(n_fields * row, np.float32), np.empty(row, np.float32)
         wide = widest(ptr)
         own, hw, idles = np.empty(wide * k, np.float32), np.empty(wide + PANEL, np.float32), np.zeros(wide, np.bool_)
-        memo = np.zeros(memo_size(wide) if w_kind == KALMAN else 0, np.float32)
+        memo = np.zeros(memo_size(wide), np.float32)
         seen, present = np.zeros(n_fields, np.uint8), np.empty(n_fields, np.uint16)
         scales, slopes = pairs.reshape(pairs.size), np.zeros(2 * fields.shape[1], np.float32)
         alone, met = np.zeros(n_fields, np.float32), np.zeros(n_fields * pairs.shape[2], np.float32)
@@ -413,6 +416,7 @@ def make_step(k: int, w_kind: int, v_kind: int, fingerprint: int = FINGERPRINT) 
             lo, hi = ptr[i], ptr[i + 1]
             m, s, q, x_max, n = _forward(
                 w_kind,
+                states,
                 lo,
                 hi,
                 fld,
@@ -463,12 +467,12 @@ def make_step(k: int, w_kind: int, v_kind: int, fingerprint: int = FINGERPRINT) 
                 continue
             e, g, lam, brings = respond(loss, noise, m, s, predicted, np.float64(label[i]), np.float64(weight[i]))
             reach = (1.0 + np.sqrt(hi - lo)) * np.sqrt(total(q))
-            if not sound(m, s, g, brings, weight[i], x_max, reach):
+            if not sound(m, s, g, brings, weight[i], np.float64(x_max), reach):
                 bad[i] = True
                 continue
             learn_bias(w_kind, g, lam, bias, w_rates)
-            if w_kind == KALMAN:
-                learn_row(hi - lo, np.float32(g), np.float32(brings), np.float32(s), memo, w_rates)
+            learn_row(w_kind, hi - lo, g, brings, s, memo, w_rates)
+            apart = distinct(lo, hi, fld, slot)
             if v_needs_w:
                 for j in range(lo, hi):
                     idles[j - lo] = idle(v_needs_w, flat, int(slot[np.uintp(j)]) * stride)
@@ -479,7 +483,9 @@ def make_step(k: int, w_kind: int, v_kind: int, fingerprint: int = FINGERPRINT) 
                     slopes[np.uintp(f)] += hw[np.uintp(j - lo)]
                 if at < 0:
                     continue
-                learn_weight(w_kind, j - lo, x, g, brings, s, f, flat, at, fields, evidence, memo, w_rates)
+                learn_weight(
+                    w_kind, states, j - lo, x, g, brings, s, f, flat, at, fields, evidence, memo, apart, w_rates
+                )
                 if v_needs_w and idles[j - lo]:
                     continue
                 gx = np.float32(g * np.float64(x))
@@ -492,7 +498,7 @@ def make_step(k: int, w_kind: int, v_kind: int, fingerprint: int = FINGERPRINT) 
                             h * (r * x), np.float32(g), np.float32(lam), flat, at + HEAD + c, row, v_rates
                         )
                     else:
-                        update_factors(v_kind, h * gx, r, flat, at + HEAD + c, row, v_rates)
+                        update(v_kind, h * gx, r, flat, at + HEAD + c, row, v_rates)
                 store(towards, f * row + f * k, whole)
             if w_kind == KALMAN:
                 learn_priors(fields, evidence, w_rates)

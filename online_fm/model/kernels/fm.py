@@ -36,6 +36,7 @@ from online_fm.model.kernels import (
     KERNEL,
     PANEL,
     RHO,
+    STATES,
     TAU,
     U8,
     U16,
@@ -45,11 +46,11 @@ from online_fm.model.kernels import (
     kalman,
 )
 from online_fm.model.kernels.ahead import ask, widest
-from online_fm.model.kernels.kalman import learn_priors, learn_row, memo_size, read_row
+from online_fm.model.kernels.kalman import learn_priors, memo_size
 from online_fm.model.kernels.lanes import load, store, total, total32, zeros
-from online_fm.model.kernels.linear import idle, learn_bias, learn_weight, read_weight
+from online_fm.model.kernels.linear import distinct, idle, learn_bias, learn_row, learn_weight, read_row, read_weight
 from online_fm.model.kernels.link import margin_of, prediction, respond, sound
-from online_fm.model.kernels.optim import update_factors
+from online_fm.model.kernels.optim import update
 from online_fm.model.kernels.scales import learn_pair_row, learn_scales
 from online_fm.model.kernels.signatures import PREDICT, STEP
 from online_fm.model.kernels.table import draw, tag_of
@@ -62,6 +63,7 @@ HALF = np.float32(0.5)
 @njit(**INLINE)
 def _forward(
     w_kind: int,
+    states: int,
     by_pair: bool,
     head: int,
     lo: int,
@@ -83,22 +85,22 @@ def _forward(
     part: F32,
     sums: F32,
     zero: F32,
-) -> tuple[float, float, F32, F32, float]:
+) -> tuple[float, float, F32, F32, np.float32]:
     """(logit without pairs, variance of the linear part, z, q, largest |x|) of the features lo:hi.
 
     q = sum_i u_i^2, with R_ff where by_pair; h_i w_i go to `hw`, u_i to `part`, S_f to `sums` (by_pair).
     """
     logit = np.float64(bias[0])
     variance = np.float64(bias[1]) if w_kind == KALMAN else 0.0
-    x_max = 0.0
+    x_max = np.float32(0.0)
     z = zero
     q = zero
     k = len(zero)
     for j in range(lo, hi):
         ask(j + hi - lo, slot, flat, stride, 0, stride)
         x, f, at = val[np.uintp(j)], int(fld[np.uintp(j)]), int(slot[np.uintp(j)]) * stride
-        x_max = max(x_max, abs(np.float64(x)))
-        logit += read_weight(w_kind, j - lo, x, f, flat, at, fields, hw, memo)
+        x_max = max(x_max, abs(x))
+        read_weight(w_kind, states, j - lo, x, f, flat, at, fields, hw, memo)
         if idle(v_needs_w, flat, at):
             u = zero
         elif at >= 0:
@@ -113,10 +115,9 @@ def _forward(
         else:
             q = q + u * u
         z = z + u
-    if w_kind == KALMAN:
-        m, s = read_row(hi - lo, memo, hw)
-        logit += m
-        variance += s
+    m, s = read_row(w_kind, hi - lo, hw, memo)
+    logit += m
+    variance += s
     return logit, variance, z, q, x_max
 
 
@@ -267,6 +268,7 @@ def make_predict(
             lo, hi = ptr[i], ptr[i + 1]
             m, s, z, q, _x = _forward(
                 w_kind,
+                0,
                 by_pair,
                 head,
                 lo,
@@ -326,6 +328,7 @@ def make_step(
     k: int, w_kind: int, v_kind: int, head: int, stride: int, by_pair: int, fingerprint: int = FINGERPRINT
 ) -> Callable[..., None]:
     """Compile predict-then-learn for k factors, an optimizer for w and one for v, weights of pairs or none."""
+    states = STATES[w_kind]
 
     @njit(STEP, **KERNEL)
     def step(
@@ -366,7 +369,7 @@ def make_step(
         flat, zero = records.reshape(records.size), zeros(k)
         wide, scaled = widest(ptr), scale_rates[0] > 0.0
         hw, part = np.empty(wide + PANEL, np.float32), np.empty(wide * k, np.float32)
-        memo = np.zeros(memo_size(wide) if w_kind == KALMAN else 0, np.float32)
+        memo = np.zeros(memo_size(wide), np.float32)
         idles = np.zeros(wide, np.bool_)
         slopes = np.zeros(2 * fields.shape[1], np.float32)
         room = n_fields if by_pair else 0
@@ -378,6 +381,7 @@ def make_step(
             lo, hi = ptr[i], ptr[i + 1]
             m, s, z, q, x_max = _forward(
                 w_kind,
+                states,
                 by_pair,
                 head,
                 lo,
@@ -432,12 +436,12 @@ def make_step(
             predicted = prediction(loss, margin)
             p[i], logit[i], variance[i] = predicted, margin, s
             e, g, lam, brings = respond(loss, noise, m, s, predicted, np.float64(label[i]), np.float64(weight[i]))
-            good = learn[i] and sound(m, s, g, brings, weight[i], x_max, reach + np.sqrt(abs(total(q))))
+            good = learn[i] and sound(m, s, g, brings, weight[i], np.float64(x_max), reach + np.sqrt(abs(total(q))))
             bad[i] = learn[i] and not good
             if good:
                 learn_bias(w_kind, g, lam, bias, w_rates)
-                if w_kind == KALMAN:
-                    learn_row(hi - lo, np.float32(g), np.float32(brings), np.float32(s), memo, w_rates)
+                learn_row(w_kind, hi - lo, g, brings, s, memo, w_rates)
+                apart = distinct(lo, hi, fld, slot)
                 if v_needs_w:
                     for j in range(lo, hi):
                         idles[j - lo] = idle(v_needs_w, flat, int(slot[np.uintp(j)]) * stride)
@@ -451,7 +455,9 @@ def make_step(
                             slopes[np.uintp(size + f)] += total32(u * h)
                     if at >= 0:
                         x = val[np.uintp(j)]
-                        learn_weight(w_kind, j - lo, x, g, brings, s, f, flat, at, fields, evidence, memo, w_rates)
+                        learn_weight(
+                            w_kind, states, j - lo, x, g, brings, s, f, flat, at, fields, evidence, memo, apart, w_rates
+                        )
                         if v_needs_w and idles[j - lo]:
                             continue
                         rho = fields[RHO, np.uintp(f)]
@@ -460,7 +466,7 @@ def make_step(
                                 h * (rho * x), np.float32(g), np.float32(lam), flat, at + head, k, v_rates
                             )
                         else:
-                            update_factors(v_kind, h * np.float32(g * np.float64(x)), rho, flat, at + head, k, v_rates)
+                            update(v_kind, h * np.float32(g * np.float64(x)), rho, flat, at + head, k, v_rates)
                 if w_kind == KALMAN:
                     learn_priors(fields, evidence, w_rates)
                 if scaled:

@@ -82,9 +82,7 @@ def respond(
 
 
 @njit(**INLINE)
-def sound(
-    logit: float, variance: float, g: float, brings: float, weight: float, x_max: float, reach: float
-) -> bool:
+def sound(logit: float, variance: float, g: float, brings: float, weight: float, x_max: float, reach: float) -> bool:
     """Whether an update with dloss/dlogit `g` leaves every parameter finite, in constant time per row.
 
     The gradient of a w is g x, that of a factor g x h, with |h| <= reach (each model says how it bounds h by its

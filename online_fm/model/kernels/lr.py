@@ -21,6 +21,7 @@ from online_fm.model.kernels import (
     KALMAN,
     KERNEL,
     PANEL,
+    STATES,
     TAU,
     U16,
     U32,
@@ -28,8 +29,8 @@ from online_fm.model.kernels import (
     Rates,
 )
 from online_fm.model.kernels.ahead import ask, widest
-from online_fm.model.kernels.kalman import learn_priors, learn_row, memo_size, read_row
-from online_fm.model.kernels.linear import learn_bias, learn_weight, read_weight
+from online_fm.model.kernels.kalman import learn_priors, memo_size
+from online_fm.model.kernels.linear import distinct, learn_bias, learn_row, learn_weight, read_row, read_weight
 from online_fm.model.kernels.link import margin_of, prediction, respond, sound
 from online_fm.model.kernels.scales import learn_scales
 from online_fm.model.kernels.signatures import PREDICT, STEP
@@ -40,6 +41,7 @@ __all__ = ["make_predict", "make_step"]
 @njit(**INLINE)
 def _forward(
     w_kind: int,
+    states: int,
     lo: int,
     hi: int,
     fld: U16,
@@ -51,20 +53,19 @@ def _forward(
     fields: F32,
     hw: F32,
     memo: F32,
-) -> tuple[float, float, float]:
+) -> tuple[float, float, np.float32]:
     """(logit, its variance, largest |x|) of the features lo:hi; h_i w_i go to `hw`."""
     logit = np.float64(bias[0])
     variance = np.float64(bias[1]) if w_kind == KALMAN else 0.0
-    x_max = 0.0
+    x_max = np.float32(0.0)
     for j in range(lo, hi):
         ask(j + hi - lo, slot, flat, stride, 0, stride)
         x, f, at = val[np.uintp(j)], int(fld[np.uintp(j)]), int(slot[np.uintp(j)]) * stride
-        x_max = max(x_max, abs(np.float64(x)))
-        logit += read_weight(w_kind, j - lo, x, f, flat, at, fields, hw, memo)
-    if w_kind == KALMAN:
-        m, s = read_row(hi - lo, memo, hw)
-        logit += m
-        variance += s
+        x_max = max(x_max, abs(x))
+        read_weight(w_kind, states, j - lo, x, f, flat, at, fields, hw, memo)
+    m, s = read_row(w_kind, hi - lo, hw, memo)
+    logit += m
+    variance += s
     return logit, variance, x_max
 
 
@@ -100,7 +101,7 @@ def make_predict(w_kind: int, stride: int, fingerprint: int = FINGERPRINT) -> Ca
         hw = np.empty(wide + PANEL, np.float32)
         memo = np.zeros(memo_size(wide) if w_kind == KALMAN else 0, np.float32)
         for i in range(ptr.size - 1):
-            m, s, _x = _forward(w_kind, ptr[i], ptr[i + 1], fld, val, slot, flat, stride, bias, fields, hw, memo)
+            m, s, _x = _forward(w_kind, 0, ptr[i], ptr[i + 1], fld, val, slot, flat, stride, bias, fields, hw, memo)
             margin = margin_of(loss, m, s)
             p[i], logit[i], variance[i] = prediction(loss, margin), margin, s
 
@@ -110,6 +111,7 @@ def make_predict(w_kind: int, stride: int, fingerprint: int = FINGERPRINT) -> Ca
 @cache
 def make_step(w_kind: int, stride: int, fingerprint: int = FINGERPRINT) -> Callable[..., None]:
     """Compile predict-then-learn with an optimizer for w."""
+    states = STATES[w_kind]
 
     @njit(STEP, **KERNEL)
     def step(
@@ -149,31 +151,45 @@ def make_step(w_kind: int, stride: int, fingerprint: int = FINGERPRINT) -> Calla
         flat = records.reshape(records.size)
         wide = widest(ptr)
         hw, slopes = np.empty(wide + PANEL, np.float32), np.zeros(2 * fields.shape[1], np.float32)
-        memo = np.zeros(memo_size(wide) if w_kind == KALMAN else 0, np.float32)
+        memo = np.zeros(memo_size(wide), np.float32)
         scaled = scale_rates[0] > 0.0
         per_field, size = fields.reshape(fields.size), fields.shape[1]
         for i in range(ptr.size - 1):
             lo, hi = ptr[i], ptr[i + 1]
-            m, s, x_max = _forward(w_kind, lo, hi, fld, val, slot, flat, stride, bias, fields, hw, memo)
+            m, s, x_max = _forward(w_kind, states, lo, hi, fld, val, slot, flat, stride, bias, fields, hw, memo)
             margin = margin_of(loss, m, s)
             predicted = prediction(loss, margin)
             p[i], logit[i], variance[i] = predicted, margin, s
             if not learn[i]:
                 continue
             e, g, lam, brings = respond(loss, noise, m, s, predicted, np.float64(label[i]), np.float64(weight[i]))
-            if not sound(m, s, g, brings, weight[i], x_max, 1.0):
+            if not sound(m, s, g, brings, weight[i], np.float64(x_max), 1.0):
                 bad[i] = True
                 continue
             learn_bias(w_kind, g, lam, bias, w_rates)
-            if w_kind == KALMAN:
-                learn_row(hi - lo, np.float32(g), np.float32(brings), np.float32(s), memo, w_rates)
+            learn_row(w_kind, hi - lo, g, brings, s, memo, w_rates)
+            apart = distinct(lo, hi, fld, slot)
             for j in range(lo, hi):
                 f, at = int(fld[np.uintp(j)]), int(slot[np.uintp(j)]) * stride
                 if scaled:
                     slopes[np.uintp(f)] += hw[np.uintp(j - lo)]
                 if at >= 0:
                     learn_weight(
-                        w_kind, j - lo, val[np.uintp(j)], g, brings, s, f, flat, at, fields, evidence, memo, w_rates
+                        w_kind,
+                        states,
+                        j - lo,
+                        val[np.uintp(j)],
+                        g,
+                        brings,
+                        s,
+                        f,
+                        flat,
+                        at,
+                        fields,
+                        evidence,
+                        memo,
+                        apart,
+                        w_rates,
                     )
             if w_kind == KALMAN:
                 learn_priors(fields, evidence, w_rates)

@@ -1,4 +1,4 @@
-"""Optimizers that know a gradient: FTRL-Proximal, AdaGrad, Adam, SGD; for one weight, and for lanes of factors.
+"""Optimizers that know a gradient: FTRL-Proximal, AdaGrad, Adam, SGD; on lanes of weights or factors.
 
 G is the gradient of the loss without the learned scale s (tau, rho or R) of the coordinate's field; s multiplies the
 step only. With it inside the accumulators, which divide by their root, it would act once where it has to act twice:
@@ -31,94 +31,30 @@ from numba import njit
 from online_fm.model.kernels import ADAGRAD, ADAM, F32, FTRL, INLINE, Rates
 from online_fm.model.kernels.lanes import load, shrink, sqrt, store, where_nonzero
 
-__all__ = ["update_factors", "update_weight"]
+__all__ = ["update"]
 
 TINY = np.float32(1e-30)  # keeps 0 / 0 out where a squared gradient is 0 in float32
 ONE = np.float32(1.0)
 
 
 @njit(**INLINE)
-def update_weight(kind: int, g: np.float32, s: np.float32, array: F32, at: int, rates: Rates) -> None:
-    """One step on the weight `array[np.uintp(at)]`, whose state follows it; g is G, s the scale."""
-    if g != 0.0:
-        if kind == FTRL:
-            _ftrl_weight(g, s, array, at, rates)
-        elif kind == ADAGRAD:
-            _adagrad_weight(g, s, array, at, rates)
-        elif kind == ADAM:
-            _adam_weight(g, s, array, at, rates)
-        else:
-            _sgd_weight(g, s, array, at, rates)
+def update(kind: int, g: F32, s: F32, array: F32, at: int, width: int, rates: Rates) -> None:
+    """One step on the coordinates `array[at:]`; each column of their state is `width` further on.
 
-
-@njit(**INLINE)
-def _ftrl_weight(g: np.float32, s: np.float32, array: F32, at: int, rates: Rates) -> None:
-    per_alpha, beta, l1, l2, decay = rates
-    n = array[np.uintp(at + 2)]
-    new = g * g - decay * n
-    n_new = n + new
-    root = np.sqrt(n_new)
-    z = array[np.uintp(at + 1)] + s * g - new / (root + np.sqrt(n) + TINY) * per_alpha * array[np.uintp(at)]
-    size = abs(z) - l1
-    denominator = (beta + root) * per_alpha + l2
-    w = np.float32(0.0)
-    if size > 0.0 and denominator > 0.0:
-        w = -np.copysign(size, z) / denominator
-    array[np.uintp(at)] = w
-    array[np.uintp(at + 1)] = z
-    array[np.uintp(at + 2)] = n_new
-
-
-@njit(**INLINE)
-def _adagrad_weight(g: np.float32, s: np.float32, array: F32, at: int, rates: Rates) -> None:
-    eta, a0, _, l2, decay = rates
-    pull = l2 * array[np.uintp(at)]
-    a = array[np.uintp(at + 1)] - decay * array[np.uintp(at + 1)] + (g + pull) * (g + pull)
-    array[np.uintp(at)] -= eta * (s * g + pull) / np.sqrt(a0 + a)
-    array[np.uintp(at + 1)] = a
-
-
-@njit(**INLINE)
-def _adam_weight(g: np.float32, s: np.float32, array: F32, at: int, rates: Rates) -> None:
-    eta, beta1, beta2, l2, eps = rates
-    g = g + l2 * array[np.uintp(at)]
-    m = array[np.uintp(at + 1)] + (ONE - beta1) * (g - array[np.uintp(at + 1)])
-    r = array[np.uintp(at + 2)] + (ONE - beta2) * (g * g - array[np.uintp(at + 2)])
-    c = array[np.uintp(at + 3)] * beta1 + (ONE - beta1)
-    d = array[np.uintp(at + 4)] * beta2 + (ONE - beta2)
-    array[np.uintp(at)] -= eta * s * (m / c) / (np.sqrt(r / d) + eps)
-    array[np.uintp(at + 1)] = m
-    array[np.uintp(at + 2)] = r
-    array[np.uintp(at + 3)] = c
-    array[np.uintp(at + 4)] = d
-
-
-@njit(**INLINE)
-def _sgd_weight(g: np.float32, s: np.float32, array: F32, at: int, rates: Rates) -> None:
-    eta, decay, _, l2, _ = rates
-    t = array[np.uintp(at + 1)]
-    array[np.uintp(at)] -= eta / (ONE + decay * t) * (s * g + l2 * array[np.uintp(at)])
-    array[np.uintp(at + 1)] = t + ONE
-
-
-@njit(**INLINE)
-def update_factors(kind: int, g: F32, s: F32, array: F32, at: int, width: int, rates: Rates) -> None:
-    """One step on the factors `array[at:]`; each column of their state is `width` further on.
-
-    g: lanes of G; s: the scale, one number or lanes.
+    g: lanes of G; s: the scale, one number or lanes. With one lane and a width of 1 it is the step of a single record.
     """
     if kind == FTRL:
-        _ftrl_factors(g, s, array, at, width, rates)
+        _ftrl(g, s, array, at, width, rates)
     elif kind == ADAGRAD:
-        _adagrad_factors(g, s, array, at, width, rates)
+        _adagrad(g, s, array, at, width, rates)
     elif kind == ADAM:
-        _adam_factors(g, s, array, at, width, rates)
+        _adam(g, s, array, at, width, rates)
     else:
-        _sgd_factors(g, s, array, at, width, rates)
+        _sgd(g, s, array, at, width, rates)
 
 
 @njit(**INLINE)
-def _ftrl_factors(g: F32, s: F32, array: F32, at: int, width: int, rates: Rates) -> None:
+def _ftrl(g: F32, s: F32, array: F32, at: int, width: int, rates: Rates) -> None:
     per_alpha, beta, l1, l2, decay = rates
     v = load(array, at, g)
     z = load(array, at + width, g)
@@ -136,7 +72,7 @@ def _ftrl_factors(g: F32, s: F32, array: F32, at: int, width: int, rates: Rates)
 
 
 @njit(**INLINE)
-def _adagrad_factors(g: F32, s: F32, array: F32, at: int, width: int, rates: Rates) -> None:
+def _adagrad(g: F32, s: F32, array: F32, at: int, width: int, rates: Rates) -> None:
     eta, a0, _, l2, decay = rates
     v = load(array, at, g)
     pull: F32 = where_nonzero(g, v * l2, g)
@@ -147,7 +83,7 @@ def _adagrad_factors(g: F32, s: F32, array: F32, at: int, width: int, rates: Rat
 
 
 @njit(**INLINE)
-def _adam_factors(g: F32, s: F32, array: F32, at: int, width: int, rates: Rates) -> None:
+def _adam(g: F32, s: F32, array: F32, at: int, width: int, rates: Rates) -> None:
     eta, beta1, beta2, l2, eps = rates
     v = load(array, at, g)
     m = load(array, at + width, g)
@@ -168,7 +104,7 @@ def _adam_factors(g: F32, s: F32, array: F32, at: int, width: int, rates: Rates)
 
 
 @njit(**INLINE)
-def _sgd_factors(g: F32, s: F32, array: F32, at: int, width: int, rates: Rates) -> None:
+def _sgd(g: F32, s: F32, array: F32, at: int, width: int, rates: Rates) -> None:
     eta, decay, _, l2, _ = rates
     v = load(array, at, g)
     t = load(array, at + width, g)
