@@ -10,11 +10,13 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from model_cases import as_python
 
 from online_fm.features.batch import Rows
 from online_fm.model import make_learner
 from online_fm.model.config import Ftrl, Lr
 
+pytestmark = as_python
 N, FIELDS, KEYS = 20_000, 6, 50
 VOWPAL_WABBIT = 0.509802
 
