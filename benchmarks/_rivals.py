@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+import sys
 from collections.abc import Callable, Iterator
 from math import inf, isfinite
 from pathlib import Path
@@ -59,8 +60,17 @@ def judge(name: str, stream: Stream, *, refresh: bool) -> Found | None:
         return None
     if name == ALL_PAIRS and len(stream.fields) > LETTERS:
         return None
-    found = [Found(setting, _remembered(name, rival, stream, setting, refresh)) for setting in rival.grid]
+    found = [Found(setting, _scored(name, rival, stream, setting, refresh)) for setting in rival.grid]
     return min(found, key=lambda one: inf if one.score.log_loss is None else one.score.log_loss)
+
+
+def _scored(name: str, rival: Rival, stream: Stream, setting: str, refresh: bool) -> Score:
+    """What a peer scores; nothing where it fails, for want of memory or by diverging, which is told."""
+    try:
+        return _remembered(name, rival, stream, setting, refresh)
+    except RuntimeError as failed:
+        print(f"{name}, {setting}: {failed}", file=sys.stderr)
+        return Score(None)
 
 
 def _remembered(name: str, rival: Rival, stream: Stream, setting: str, refresh: bool) -> Score:
