@@ -24,6 +24,7 @@ from online_fm.simulate import Chunk, FileSink, Simulator, Sink
 from online_fm.simulate import run as run_simulator
 from online_fm.simulate.kafka_sink import ConfluentSink, KafkaPythonSink
 from online_fm.snapshot.store import FolderStore
+from online_fm.source.background import BackgroundSource
 from online_fm.source.config import ConfluentConfig, FilesConfig, SourceConfig, reveal
 from online_fm.source.dead_letter import open_dead_letters
 from online_fm.source.files import FilesSource
@@ -43,6 +44,7 @@ from online_fm.train.worker import Worker, WorkerParts
 __all__ = ["check", "compare", "replay", "serve", "simulate", "stop_on_signals", "train"]
 
 _T = TypeVar("_T")
+BATCH_RECORDS = 5000  # tens of ms of work; larger batches cost as much per event
 _RETRY_S = 1.0
 _log = structlog.get_logger("worker")
 
@@ -85,7 +87,7 @@ def train(config: Config, stop: Event, *, on_report: Callable[[Pipeline, StepRep
         )
         worker = Worker(
             parts,
-            config.train,
+            batch_records=BATCH_RECORDS,
             checkpoint_interval_s=config.checkpoint.interval_s,
             bounded=isinstance(source_config, FilesConfig) and not source_config.follow,
             on_report=on_report and (lambda report: on_report(pipeline, report)),
@@ -108,7 +110,7 @@ def replay(config: Config, *, drain: bool, on_progress: Callable[[float], None])
         return run_replay(
             source,
             pipeline,
-            batch_records=config.train.batch_records,
+            batch_records=BATCH_RECORDS,
             until=_ends(source),
             drain=drain,
             on_progress=partial(_tell, on_progress, source, 0, 1),
@@ -135,7 +137,7 @@ def compare(configs: Sequence[Config], *, drain: bool, on_progress: Callable[[fl
                 source,
                 [learning(configs[number]) for number in numbers],
                 topics=(source_config.impressions, source_config.clicks),
-                batch_records=config.train.batch_records,
+                batch_records=BATCH_RECORDS,
                 until=next(end for known, end in ends if known == source_config),
                 drain=drain,
                 on_progress=partial(_tell, on_progress, source, len(ends) - 1, len(passes)),
@@ -232,7 +234,11 @@ def _kind(source: SourceConfig) -> str:
 
 
 def _open(config: Config) -> Source:
-    return open_source(_source_of(config), time_of=EventDecoder(config.events).time_ms)
+    """The source; a client of Kafka gets a thread, so that it works while the learner does."""
+    connect = partial(open_source, _source_of(config), time_of=EventDecoder(config.events).time_ms)
+    if isinstance(config.source, FilesConfig):
+        return connect()
+    return BackgroundSource(connect, ahead_records=2 * BATCH_RECORDS)
 
 
 def _pipeline(config: Config) -> Pipeline:
@@ -241,7 +247,7 @@ def _pipeline(config: Config) -> Pipeline:
         learning(config),
         impressions=source.impressions,
         clicks=source.clicks,
-        batch_records=config.train.batch_records,
+        batch_records=BATCH_RECORDS,
     )
 
 

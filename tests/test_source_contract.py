@@ -10,6 +10,7 @@ import pytest
 import zstandard
 
 from online_fm.errors import OffsetGap, SourceError
+from online_fm.source.background import BackgroundSource
 from online_fm.source.config import ConfluentConfig, FilesConfig, KafkaPythonConfig
 from online_fm.source.memory import MemorySource
 from online_fm.source.open import open_source
@@ -22,6 +23,10 @@ BODIES = [
     "zstd",
     pytest.param("kafka_python", marks=pytest.mark.kafka),
     pytest.param("confluent", marks=pytest.mark.kafka),
+    "memory, in the background",
+    "plain, in the background",
+    pytest.param("kafka_python, in the background", marks=pytest.mark.kafka),
+    pytest.param("confluent, in the background", marks=pytest.mark.kafka),
 ]
 Opened = tuple[Source, dict[TopicPartition, list[bytes]]]
 
@@ -78,6 +83,16 @@ def on_kafka(config: type[KafkaPythonConfig | ConfluentConfig]):
     return build
 
 
+def in_the_background(build: Callable[..., Opened]):
+    """The same, read ahead in a thread; 20 records at once, so that partitions fill up and wait for room."""
+
+    def build_behind(request, tmp_path) -> Opened:
+        inner, records = build(request, tmp_path)
+        return BackgroundSource(lambda: inner, ahead_records=20), records
+
+    return build_behind
+
+
 BUILD = {
     "memory": on_memory,
     "plain": on_files("", bytes),
@@ -86,6 +101,7 @@ BUILD = {
     "kafka_python": on_kafka(KafkaPythonConfig),
     "confluent": on_kafka(ConfluentConfig),
 }
+BUILD |= {f"{name}, in the background": in_the_background(build) for name, build in BUILD.items()}
 
 
 def drain(source: Source, max_records: int, paused: frozenset[TopicPartition] = frozenset(), polls: int = 300):

@@ -31,7 +31,6 @@ from online_fm.source.config import DeadLetterConfig, KafkaConfig, SourceConfig
 from online_fm.telemetry.config import TelemetryConfig
 from online_fm.train.checkpoint import CheckpointConfig, SnapshotConfig
 from online_fm.train.pipeline import LearningConfig
-from online_fm.train.worker import TrainConfig
 
 __all__ = ["Config", "learning", "load", "parse"]
 
@@ -50,7 +49,6 @@ class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     join: JoinConfig = JoinConfig()
     model: ModelConfig = Fm()
     quality: QualityConfig = QualityConfig()
-    train: TrainConfig = TrainConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
     snapshot: SnapshotConfig = SnapshotConfig()
     telemetry: TelemetryConfig = TelemetryConfig()

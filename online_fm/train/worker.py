@@ -3,6 +3,10 @@
 One turn: poll, step, keep the rejects, tell the metrics, and commit a checkpoint where one is due. Whatever is not
 foreseen ends the process before the next commit, and the next start goes on from the last one.
 
+A turn takes what is there, so that a batch is large when the worker is behind and small when it is level. What a turn
+costs however few records it has would eat a level worker up, so it makes at most 1 / `_TURN_S` turns a second, unless
+they are well filled: that is the delay that a level stream is given, on top of what learning takes.
+
 Time for windows is the wall clock at start plus monotonic time since, so that setting the clock closes no window.
 A bounded source (files that are not followed) ends the run when all is read; windows then stay open, because event
 time has not passed them: `replay --drain` closes them.
@@ -14,10 +18,8 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from threading import Event
-from typing import Annotated
 
 import structlog
-from msgspec import Meta, Struct
 
 from online_fm.errors import SourceError, StoreError
 from online_fm.source.dead_letter import DeadLetters
@@ -28,22 +30,14 @@ from online_fm.train.checkpoint import Checkpoints, names_in
 from online_fm.train.judged import JudgedLearner
 from online_fm.train.pipeline import Pipeline, StepReport
 
-__all__ = ["TrainConfig", "Worker", "WorkerParts"]
+__all__ = ["Worker", "WorkerParts"]
 
 _RETRY_S = 1.0
+_POLL_MS = 200  # an idle worker tells that it lives, and what time it is, so often
+_TURN_S = 0.01
 _GAUGES_EVERY_S = 1.0  # quality and lag are worth a look a second, not a look a batch
 
 _log = structlog.get_logger("worker")
-
-
-class TrainConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """How the worker reads: at most `batch_records` a turn, waiting at most `poll_ms` for the first.
-
-    A batch of 5,000 is a tenth of a second of work, and costs per event what larger ones cost.
-    """
-
-    batch_records: Annotated[int, Meta(ge=1, le=1_000_000)] = 5_000
-    poll_ms: Annotated[int, Meta(ge=1, le=500)] = 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,18 +53,18 @@ class WorkerParts:
 
 
 class Worker:
-    """Runs until it is told to stop, or a bounded source has ended."""
+    """Runs until it is told to stop, or a bounded source has ended; batches are of at most `batch_records`."""
 
     def __init__(
         self,
         parts: WorkerParts,
-        config: TrainConfig,
         *,
+        batch_records: int,
         checkpoint_interval_s: float,
         bounded: bool = False,
         on_report: Callable[[StepReport], None] | None = None,
     ) -> None:
-        self._parts, self._config = parts, config
+        self._parts, self._batch_records = parts, batch_records
         self._interval_s, self._bounded = checkpoint_interval_s, bounded
         self._on_report = on_report
         self._start_ms = round(time.time() * 1000) - round(time.monotonic() * 1000)
@@ -117,8 +111,9 @@ class Worker:
     def _turn(self) -> bool:
         """One turn of the loop; true where a bounded source has ended."""
         parts = self._parts
+        turned_s = time.monotonic()
         parts.pipeline.assign(parts.source.positions())
-        batch = parts.source.poll(self._config.batch_records, self._config.poll_ms, parts.pipeline.ahead())
+        batch = parts.source.poll(self._batch_records, _POLL_MS, parts.pipeline.ahead())
         began_s = time.monotonic()
         report = parts.pipeline.step(batch, 0 if self._bounded else self._now_ms())
         parts.dead_letters.write(report.rejects)
@@ -133,7 +128,11 @@ class Worker:
             self._make_room()
         if self._changed and now_s - self._committed_s >= self._interval_s:
             self._try_commit()
-        return self._bounded and self._all_read(len(batch))
+        if self._bounded and self._all_read(len(batch)):
+            return True
+        if len(batch) < self._batch_records / 2:
+            time.sleep(max(0.0, turned_s + _TURN_S - time.monotonic()))
+        return False
 
     def _all_read(self, n: int) -> bool:
         return n == 0 and not self._parts.pipeline.waiting() and not any(self._parts.source.lag().values())
