@@ -21,6 +21,7 @@ class Row:
     ours, ratio    more is better, and the ratio is ours / peer (rates)
     speedup        at least so many times as quick as the peer: peer / ours (times)
     cost           at most so many times the peer's time: ours / peer (times)
+    most           less is better: ours is at most the goal (times, sizes)
     """
 
     name: str
@@ -37,6 +38,8 @@ class Row:
     def met(self) -> bool:
         if self.goal_is == "cost":
             return self.ratio <= self.goal
+        if self.goal_is == "most":
+            return self.ours <= self.goal
         return (self.ours if self.goal_is == "ours" else self.ratio) >= self.goal
 
 
@@ -59,6 +62,8 @@ def _times(ratio: float) -> str:
 def _goal(row: Row) -> str:
     if row.goal_is == "ours":
         return f"{row.goal:,.0f}"
+    if row.goal_is == "most":
+        return f"at most {row.goal:,.0f}"
     return f"at most {row.goal:g}x" if row.goal_is == "cost" else f"{row.goal:g}x"
 
 

@@ -23,7 +23,14 @@ from online_fm.source.port import TopicPartition
 from online_fm.train.checkpoint import Checkpoints
 from online_fm.train.pipeline import Pipeline
 
-__all__ = ["Folder", "free_port", "get", "until"]
+__all__ = ["IN_BATCHES_OF", "Folder", "free_port", "get", "until"]
+
+IN_BATCHES_OF = """
+import sys
+from online_fm import app, cli
+app.BATCH_RECORDS = int(sys.argv.pop(1))
+cli.main()
+"""
 
 
 def free_port() -> int:
@@ -78,17 +85,19 @@ class Folder:
             with (folder / f"{partition}.jsonl").open("ab") as file:
                 file.writelines(value + b"\n" for value in values)
 
-    def start(self, command: str, *settings: str) -> subprocess.Popen[bytes]:
-        arguments = [sys.executable, "-m", "online_fm", command, "-c", str(self.config)]
+    def start(self, command: str, *settings: str, batch_records: int | None = None) -> subprocess.Popen[bytes]:
+        program = ["-m", "online_fm"] if batch_records is None else ["-c", IN_BATCHES_OF, str(batch_records)]
+        arguments = [sys.executable, *program, command, "-c", str(self.config)]
         for setting in settings:
             arguments += ["--set", setting]
         log = (self.path / f"{command}.log").open("ab")
         with log:
             return subprocess.Popen(arguments, stdout=subprocess.DEVNULL, stderr=log, env=os.environ)
 
-    def run(self, command: str, *settings: str, code: int = 0) -> None:
+    def run(self, command: str, *settings: str, code: int = 0, batch_records: int | None = None) -> None:
         """To its end."""
-        assert self.start(command, *settings).wait(240) == code, self.log(command)
+        process = self.start(command, *settings, batch_records=batch_records)
+        assert process.wait(240) == code, self.log(command)
 
     def stop(self, process: subprocess.Popen[bytes]) -> None:
         """As an orchestrator does."""

@@ -51,7 +51,7 @@ def folder(tmp_path_factory):
 @pytest.fixture(scope="module")
 def trained(folder):
     """The folder of snapshots, after a worker has read it all; three of them."""
-    folder.run("train", "train.batch_records=100", "checkpoint.interval_s=0.001", "snapshot.keep=3")
+    folder.run("train", "checkpoint.interval_s=0.001", "snapshot.keep=3", batch_records=100)
     return folder.path / "snapshots"
 
 
@@ -124,12 +124,12 @@ def test_replay_says_in_one_line_of_json_what_it_read_and_how_good_it_was(run, f
     assert not (folder.path / "checkpoints").exists()
 
 
-def test_batches_of_1_of_7_and_of_5000_records_give_the_same_model(run, folder) -> None:
-    said = [
-        run("replay", "-c", folder.config, "--set", f"train.batch_records={n}", "--json").last for n in (1, 7, 5000)
-    ]
-    for each in said:
-        each.pop("seconds")
+def test_batches_of_1_of_7_and_of_5000_records_give_the_same_model(run, folder, monkeypatch) -> None:
+    said = []
+    for n in (1, 7, 5000):
+        monkeypatch.setattr("online_fm.app.BATCH_RECORDS", n)
+        said.append(run("replay", "-c", folder.config, "--json").last)
+        said[-1].pop("seconds")
     assert said[0] == said[1] == said[2]
 
 

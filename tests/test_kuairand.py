@@ -13,10 +13,11 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
-from daemon import free_port, get, until
+from daemon import IN_BATCHES_OF, free_port, get, until
 
 ROOT = Path(__file__).parents[1]
 DATA = Path(os.environ.get("ONLINE_FM_KUAIRAND", ROOT.parent / "shared" / "data" / "kuairand"))
@@ -28,8 +29,10 @@ pytestmark = [
 ]
 
 
-def online_fm(*arguments: str, stdout: int = subprocess.DEVNULL, **settings: object) -> subprocess.Popen[bytes]:
-    command = [sys.executable, "-m", "online_fm", *arguments, "-c", str(ROOT / "config" / "kuairand.yaml")]
+def online_fm(
+    *arguments: str, stdout: int = subprocess.DEVNULL, program: Sequence[str] = ("-m", "online_fm"), **settings: object
+) -> subprocess.Popen[bytes]:
+    command = [sys.executable, *program, *arguments, "-c", str(ROOT / "config" / "kuairand.yaml")]
     for name, value in settings.items():
         command += ["--set", f"{name.replace('__', '.')}={value}"]
     return subprocess.Popen(command, stdout=stdout)
@@ -56,7 +59,7 @@ def test_a_replay_meets_the_goals_and_accounts_for_every_impression(whole) -> No
 
 
 def test_batches_of_seven_give_the_same_state(whole) -> None:
-    assert replayed("--drain", train__batch_records=7)["state_hash"] == whole["state_hash"]
+    assert replayed("--drain", program=["-c", IN_BATCHES_OF, "7"])["state_hash"] == whole["state_hash"]
 
 
 def test_kafka_daemon_killed_in_the_middle_ends_as_the_replay_while_serving_never_fails(tmp_path, kafka, whole) -> None:

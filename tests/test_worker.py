@@ -40,7 +40,7 @@ def test_a_worker_that_is_killed_again_and_again_ends_with_the_same_state(tmp_pa
     deaths = 0
     while deaths < 4:
         before = newest(folder)
-        worker = folder.start("train", "train.batch_records=20", "checkpoint.interval_s=0.05")
+        worker = folder.start("train", "checkpoint.interval_s=0.05", batch_records=20)
         until(lambda before=before, worker=worker: newest(folder) >= before + 4 or worker.poll() is not None)
         time.sleep(0.013 * deaths)  # somewhere else each time
         worker.send_signal(signal.SIGKILL)
@@ -48,7 +48,7 @@ def test_a_worker_that_is_killed_again_and_again_ends_with_the_same_state(tmp_pa
             deaths += 1
     partly = folder.learned().counts()["learned"]
     assert 0 < partly < whole[1]["learned"]
-    folder.run("train", "train.batch_records=777")
+    folder.run("train", batch_records=777)
     assert fingerprint(folder.learned()) == whole
     coordinates = {(d["topic"], d["partition"], d["offset"]) for d in folder.dead_letters()}
     assert len(coordinates) == whole[1]["rejected"]
@@ -206,7 +206,7 @@ def test_rejects_that_cannot_be_kept_hold_the_stream_until_they_can(tmp_path) ->
     folder = Folder(tmp_path, dead_letters={"kind": "file", "path": "/dev/full"})
     junk = [b"x" * 60_000] * 300
     folder.write({SHOWN: [*junk, *(impression(i, START_MS + 1000 * i) for i in range(100))], CLICKED: []})
-    worker = folder.start("train", "train.batch_records=50")
+    worker = folder.start("train", batch_records=50)
     until(lambda: "dead letters cannot be kept, reading waits" in folder.log())
     time.sleep(2)
     assert worker.poll() is None
@@ -227,7 +227,7 @@ def test_a_checkpoint_of_another_model_stops_the_worker_and_says_what_to_do(tmp_
 def test_a_damaged_checkpoint_is_refused_and_the_one_before_goes_on(tmp_path, whole) -> None:
     folder = Folder(tmp_path)
     folder.write(records(events=EVENTS))
-    folder.run("train", "train.batch_records=50", "checkpoint.interval_s=0.1")
+    folder.run("train", "checkpoint.interval_s=0.1", batch_records=50)
     newest = tmp_path / "checkpoints" / folder.checkpoints()[-1]
     newest.write_bytes(newest.read_bytes()[:-1])
     folder.run("train")

@@ -53,7 +53,7 @@ def test_a_backlog_that_is_cut_by_kill_9_ends_as_the_same_records_from_memory(tm
     deaths = 0
     while deaths < 2:
         before = folder.checkpoints()
-        worker = folder.start("train", "train.batch_records=50", "checkpoint.interval_s=0.05")
+        worker = folder.start("train", "checkpoint.interval_s=0.05", batch_records=50)
         until(lambda before=before: folder.checkpoints() != before)
         worker.send_signal(signal.SIGKILL)
         worker.wait()
@@ -70,7 +70,7 @@ def test_a_backlog_that_is_cut_by_kill_9_ends_as_the_same_records_from_memory(tm
 
 def test_a_broker_that_restarts_in_the_middle_costs_nothing(tmp_path, kafka, whole) -> None:
     folder, _ = on_kafka(tmp_path, kafka, "kafka_python")
-    worker = folder.start("train", "train.batch_records=100", "checkpoint.interval_s=0.3")
+    worker = folder.start("train", "checkpoint.interval_s=0.3", batch_records=100)
     until(lambda: folder.metric("online_fm_checkpoint_version"))
     with kafka.away():
         time.sleep(3)

@@ -15,11 +15,13 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import pairwise
+from operator import itemgetter, ne
 from typing import Any, TypeVar
 
 import confluent_kafka
 import numpy as np
-from confluent_kafka import IsolationLevel, KafkaError, KafkaException
+from confluent_kafka import IsolationLevel, KafkaError, KafkaException, Message
 from confluent_kafka import admin as confluent_admin
 
 from online_fm.errors import ConfigError, SourceError
@@ -168,7 +170,9 @@ class ConfluentClient:
         if self._refused is not None:
             refused, self._refused = self._refused, None
             raise source_error("reading records", refused)
-        return [_chunk(p, records) for p, records in self._sorted(messages).items()]
+        if any(map(Message.error, messages)):
+            messages = self._without_events(messages)
+        return _chunks(messages)
 
     def position(self, partition: TopicPartition) -> int:
         return self._ends.get(partition, 0)
@@ -218,15 +222,16 @@ class ConfluentClient:
             raise source_error(f"topic {topic}", described.error)
         return list(described.partitions)
 
-    def _sorted(self, messages: list[Any]) -> dict[TopicPartition, list[Any]]:
-        """The messages that are records, by partition; the others are noted."""
-        records: dict[TopicPartition, list[Any]] = {}
+    def _without_events(self, messages: list[Any]) -> list[Any]:
+        """The messages that are records; the others are noted."""
+        records = []
         for message in messages:
-            partition = TopicPartition(message.topic(), message.partition())
             error = message.error()
             if error is None:
-                records.setdefault(partition, []).append(message)
-            elif error.code() == KafkaError._PARTITION_EOF:  # noqa: SLF001
+                records.append(message)
+                continue
+            partition = TopicPartition(message.topic(), message.partition())
+            if error.code() == KafkaError._PARTITION_EOF:  # noqa: SLF001
                 self._ends[partition] = message.offset()
             elif error.code() == KafkaError._AUTO_OFFSET_RESET:  # noqa: SLF001
                 self._gaps.append(partition)
@@ -263,11 +268,21 @@ class ConfluentClient:
         self._commit_error = error or next((p.error for p in partitions if p.error), None)
 
 
-def _chunk(partition: TopicPartition, messages: list[Any]) -> Records:
+def _chunks(messages: list[Any]) -> list[Records]:
+    """Records, cut where the partition changes: a client gives many of one partition in a row.
+
+    What is done for each message is done by `map`, in C: half a microsecond a message, as against one in loops.
+    """
     n = len(messages)
-    return Records(
-        partition,
-        np.fromiter((m.offset() for m in messages), np.int64, n),
-        np.fromiter((m.timestamp()[1] for m in messages), np.int64, n),
-        [m.value() or b"" for m in messages],
-    )
+    topics = list(map(Message.topic, messages))
+    numbers = np.fromiter(map(Message.partition, messages), np.int64, n)
+    offsets = np.fromiter(map(Message.offset, messages), np.int64, n)
+    timestamps = np.fromiter(map(itemgetter(1), map(Message.timestamp, messages)), np.int64, n)
+    values = [value or b"" for value in map(Message.value, messages)]
+    other_topic = np.fromiter(map(ne, topics, topics[1:]), np.bool_, max(0, n - 1))
+    cuts = np.flatnonzero(other_topic | (numbers[1:] != numbers[:-1])) + 1
+    bounds = [0, *cuts.tolist(), n] if n else []
+    return [
+        Records(TopicPartition(str(topics[i]), int(numbers[i])), offsets[i:j], timestamps[i:j], values[i:j])
+        for i, j in pairwise(bounds)
+    ]

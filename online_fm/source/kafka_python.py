@@ -8,6 +8,9 @@ and more, and reconnecting backs off up to 30 s. Topics and offsets are asked fo
 consumer's connection the answer would wait behind a fetch that waits for records. There is one fetch at a time per
 broker, so one that waits for an idle topic holds up a busy one too: it waits 100 ms, not 500 (twice the throughput
 of a backlog beside an idle topic).
+
+A partition is paused by no longer being assigned, and resumed where it was. kafka-python 3.0's own `pause` sets what it
+has fetched of the partition aside, and finds it again only if it happens to hold nothing of any other.
 """
 
 from __future__ import annotations
@@ -88,6 +91,7 @@ class KafkaPythonClient:
     """A `Client`: one consumer with partitions assigned by hand, one admin client for metadata."""
 
     def __init__(self, config: KafkaPythonConfig) -> None:
+        self._paused: dict[TopicPartition, int] = {}  # and where to go on
         self._isolation = str(config.options.get("isolation_level", "read_uncommitted"))
         self._consumer = connected(
             kafka.KafkaConsumer,
@@ -120,10 +124,10 @@ class KafkaPythonClient:
 
     def assign(self, positions: Mapping[TopicPartition, int]) -> None:
         with translated("assigning partitions"):
+            self._paused.clear()
             self._consumer.assign([kafka.TopicPartition(*p) for p in positions])
             for partition, offset in positions.items():
                 self._consumer.seek(kafka.TopicPartition(*partition), offset)
-                self._consumer.resume(kafka.TopicPartition(*partition))
 
     def fetch(self, max_records: int, timeout_ms: int) -> list[Records]:
         try:
@@ -136,6 +140,8 @@ class KafkaPythonClient:
         return [_chunk(TopicPartition(*p), records) for p, records in polled.items() if records]
 
     def position(self, partition: TopicPartition) -> int:
+        if partition in self._paused:
+            return self._paused[partition]
         with translated("asking for a position"):
             position = self._consumer.position(kafka.TopicPartition(*partition), timeout_ms=ASK_MS)
         return int(position or 0)
@@ -147,12 +153,16 @@ class KafkaPythonClient:
         return self._offsets(OffsetSpec.LATEST, partitions)
 
     def pause(self, partition: TopicPartition) -> None:
+        position, theirs = self.position(partition), kafka.TopicPartition(*partition)
         with translated("pausing"):
-            self._consumer.pause(kafka.TopicPartition(*partition))
+            self._consumer.assign(self._consumer.assignment() - {theirs})
+            self._paused[partition] = position
 
     def resume(self, partition: TopicPartition) -> None:
+        theirs = kafka.TopicPartition(*partition)
         with translated("resuming"):
-            self._consumer.resume(kafka.TopicPartition(*partition))
+            self._consumer.assign(self._consumer.assignment() | {theirs})
+            self._consumer.seek(theirs, self._paused.pop(partition))
 
     def commit(self, offsets: Mapping[TopicPartition, int]) -> None:
         whole = {kafka.TopicPartition(*p): OffsetAndMetadata(o, "", -1) for p, o in offsets.items()}
