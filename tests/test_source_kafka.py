@@ -141,7 +141,7 @@ def test_a_queue_that_is_full_pauses_its_partition_and_goes_on_when_it_is_read(k
 def test_what_is_paused_and_resumed_at_the_client_again_and_again_comes_once(kafka, kind, topics, monkeypatch):
     """kafka-python's own pause loses sight of what it has fetched."""
     for topic in topics:
-        kafka.produce(topic, numbered(1000))
+        kafka.produce(topic, numbered(400))
     both = [TopicPartition(topic, 0) for topic in topics]
     make = {"kafka_python": kafka_python.KafkaPythonClient, "confluent": confluent.ConfluentClient}[kind]
     client = make(CONFIGS[kind](impressions=topics[0], clicks=topics[1], brokers=[kafka.address]))
@@ -151,18 +151,18 @@ def test_what_is_paused_and_resumed_at_the_client_again_and_again_comes_once(kaf
     turns = itertools.cycle([frozenset(both[:1]), frozenset(), frozenset(both[1:]), frozenset(both)])
     now: frozenset[TopicPartition] = frozenset()
     deadline = time.monotonic() + 30
-    while any(len(values) < 1000 for values in got.values()):
+    while any(len(values) < 400 for values in got.values()):
         assert time.monotonic() < deadline, {p: len(values) for p, values in got.items()}
         before, now = now, next(turns)
         for partition in now - before:
             client.pause(partition)
         for partition in before - now:
             client.resume(partition)
-        for records in client.fetch(90, 20):
+        for records in client.fetch(40, 20):
             assert records.partition not in now
             got[records.partition] += records.values
     client.close()
-    assert got == dict.fromkeys(both, numbered(1000))
+    assert got == dict.fromkeys(both, numbered(400))
 
 
 def test_records_that_retention_has_removed_are_a_gap_at_seek(kafka, opened, topics):
