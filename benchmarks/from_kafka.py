@@ -42,9 +42,9 @@ sys.path.append(str(Path(__file__).parents[1] / "tests"))
 from broker import Broker
 
 KINDS = {"kafka_python": "kafka-python", "confluent": "confluent-kafka"}
-EVENTS = 100_000
+EVENTS = 400_000
 PARTITIONS, FIELDS, CLICK_RATE = 4, 39, 0.05
-RATE, WARM_S, FRESH_S = 20_000, 5.0, 5.0
+RATE, WARM_S, FRESH_S = 20_000, 5.0, 15.0
 TICK_S = 0.005
 CONFIG = f"""
 features:
