@@ -44,7 +44,7 @@ from broker import Broker
 KINDS = {"kafka_python": "kafka-python", "confluent": "confluent-kafka"}
 EVENTS = 400_000
 PARTITIONS, FIELDS, CLICK_RATE = 4, 39, 0.05
-RATE, WARM_S, FRESH_S = 20_000, 5.0, 15.0
+RATE, WARM_S, FRESH_S = 20_000, 10.0, 15.0
 TICK_S = 0.005
 CONFIG = f"""
 features:
