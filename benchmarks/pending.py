@@ -1,0 +1,133 @@
+"""What a pending impression costs: bytes of resident memory, and nanoseconds of the join with few and with many.
+
+Impressions of 39 one-hot fields, one a millisecond, 5 % of them clicked at any time of the window. Memory is what the
+process holds more than before, when the rows have come and after they were all replaced by others twice.
+
+    python benchmarks/pending.py [--json]
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+from _report import Row, show
+from numpy.typing import NDArray
+
+from online_fm.features.batch import Rows
+from online_fm.join.facts import CLICK, IMPRESSION, Facts
+from online_fm.join.merge import Merged
+from online_fm.join.pending import JoinConfig, Pending
+
+FIELDS = 39
+BATCH = 5000  # impressions
+CLICKED = 0.05
+FEW, MANY = 10_000, 5_000_000
+U64 = np.uint64
+
+
+def identities(number: NDArray[np.int64]) -> NDArray[np.uint64]:
+    """128 bits for each impression, as two hashes of its id would be: u64[n, 2]."""
+
+    def mixed(x: NDArray[np.uint64]) -> NDArray[np.uint64]:
+        x = (x ^ (x >> U64(30))) * U64(0xBF58476D1CE4E5B9)
+        x = (x ^ (x >> U64(27))) * U64(0x94D049BB133111EB)
+        return x ^ (x >> U64(31))
+
+    return np.column_stack([mixed(number.astype(U64) * U64(0x9E3779B97F4A7C15) + U64(seed)) for seed in (1, 2)])
+
+
+def records(first: int, window: int, rng: np.random.Generator) -> Merged:
+    """Impressions `first` and following, the clicks of earlier ones among them."""
+    shown = np.arange(first, first + BATCH)
+    clicked = shown[rng.random(BATCH) < CLICKED]
+    delay = np.minimum(rng.integers(0, window, len(clicked)), clicked)
+    number = np.concatenate((shown, clicked - delay))
+    ts = np.concatenate((shown, clicked))
+    kind = np.repeat([IMPRESSION, CLICK], (len(shown), len(clicked))).astype(np.uint8)
+    order = np.lexsort((kind, ts))
+    nnz = np.where(kind[order] == IMPRESSION, FIELDS, 0)
+    n = len(order)
+    rows = Rows(
+        np.concatenate(([0], np.cumsum(nnz))),
+        np.tile(np.arange(FIELDS, dtype=np.uint16), BATCH),
+        rng.integers(0, 2**32, FIELDS * BATCH, np.uint32),
+        np.ones(FIELDS * BATCH, np.float32),
+    )
+    facts = Facts(
+        kind[order],
+        np.arange(n),
+        ts[order],
+        ts[order],
+        identities(number)[order],
+        np.ones(n, np.float32),
+        np.full(n, np.nan, np.float32),
+        (kind[order] == CLICK).astype(np.float32),
+        rows,
+    )
+    return Merged(facts, ts[order])
+
+
+def resident_bytes() -> int:
+    fields = Path("/proc/self/status").read_text()
+    return next(int(line.split()[1]) for line in fields.splitlines() if line.startswith("VmRSS:")) * 1024
+
+
+class Stream:
+    """Feeds a join so that `waiting` impressions are pending; counts what it costs."""
+
+    def __init__(self, waiting: int) -> None:
+        self.waiting, self.next, self.rng = waiting, 0, np.random.default_rng(1)
+        self.pending = Pending(JoinConfig(window_s=waiting / 1000, grace_s=0, max_pending=2 * waiting))
+        self.times: list[float] = []  # s per event, batch by batch
+
+    def feed(self, impressions: int) -> None:
+        for first in range(self.next, self.next + impressions, BATCH):
+            merged = records(first, self.waiting, self.rng)
+            began_s = time.thread_time()
+            for batch in self.pending.run(merged):
+                self.pending.predicted(batch, batch.weight)
+            self.times.append((time.thread_time() - began_s) / len(merged.key))
+        self.next += impressions
+
+
+def measure(waiting: int) -> dict[str, float]:
+    """In a process of its own: bytes per pending impression, ns per event with this many pending."""
+    warm = Stream(BATCH)
+    warm.feed(10 * BATCH)
+    del warm
+    before, stream = resident_bytes(), Stream(waiting)
+    stream.feed(waiting)
+    filled = (resident_bytes() - before) / stream.pending.pending
+    filling, stream.times = stream.times, []
+    stream.feed(max(2 * waiting, 200 * BATCH))
+    steady = (resident_bytes() - before) / stream.pending.pending
+    return {
+        "filled": filled,
+        "steady": steady,
+        "filling_ns": float(np.mean(filling)) * 1e9,
+        "ns": float(np.median(stream.times)) * 1e9,
+        "mean_ns": float(np.mean(stream.times)) * 1e9,
+        "slowest_ms": max(*filling, *stream.times) * 1e3 * BATCH,
+    }
+
+
+def main() -> None:
+    if sys.argv[1:2] == ["--measure"]:
+        print(json.dumps(measure(int(sys.argv[2]))))
+        return
+    few, many = (
+        json.loads(
+            subprocess.run([sys.executable, __file__, "--measure", str(n)], check=True, capture_output=True).stdout
+        )
+        for n in (FEW, MANY)
+    )
+    print(few, many)
+
+
+if __name__ == "__main__":
+    main()
