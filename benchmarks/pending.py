@@ -15,7 +15,7 @@ import time
 from pathlib import Path
 
 import numpy as np
-from _report import Row, show
+from _report import Row, show  # noqa: F401
 from numpy.typing import NDArray
 
 from online_fm.features.batch import Rows

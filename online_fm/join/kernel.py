@@ -12,7 +12,7 @@ from numba import njit
 from online_fm.join.facts import CLICK, IMPRESSION
 from online_fm.join.order import FULL, NONE, arrive, first
 from online_fm.join.row import MOST_WORDS, forget, put, size_of, start_of, take
-from online_fm.join.store import FINGERPRINT, GONE, INLINE, KERNEL, Array, Limits, S, Store, place_of, word_place
+from online_fm.join.store import FINGERPRINT, GONE, INLINE, KERNEL, OWN, Array, Limits, S, Store, place_of, word_place
 from online_fm.join.table import ask, entry_at, find, insert, insert_slot, remove, slot_of, waiting
 
 __all__ = ["Kernels", "Out", "Records", "make_kernels"]
@@ -76,11 +76,8 @@ def _leave(slot: int, store: Store) -> None:
     place = entry_at(slot, store)
     e = entries[place]
     remove(slot, store.table)
-    if e.kind == IMPRESSION:
-        s[S.PENDING] -= 1
-        forget(e, store)
-    else:
-        s[S.WAITING_CLICKS] -= 1
+    s[S.PENDING if e.kind == IMPRESSION else S.WAITING_CLICKS] -= 1
+    forget(e, store)
     if s[S.PLACE] != place:
         e.kind = GONE
         return
@@ -99,7 +96,7 @@ def _emit(place: int, learn: bool, e: Any, out: Out) -> None:
     """Add an operation on an entry; its features have been written already."""
     i = out.size[0]
     out.learn[i], out.place[i], out.ts[i], out.weight[i], out.score[i] = learn, place, e.ts, e.weight, e.score
-    clicked = learn and e.label == e.label  # noqa: PLR0124  # not NaN
+    clicked = learn and not np.isnan(e.label)
     out.clicked[i], out.label[i] = clicked, e.label if clicked else np.float32(0)
     out.size[0] += 1
     out.size[1] += e.nnz
@@ -127,7 +124,7 @@ def _release(limits: Limits, store: Store, out: Out) -> bool:
             return True
         if number + AHEAD < s[S.NEXT]:
             ask(entries[place_of(number + AHEAD, store)].id0, store.table)
-        clicked = e.label == e.label  # noqa: PLR0124  # not NaN
+        clicked = not np.isnan(e.label)
         if e.kind == CLICK:
             s[S.ORPHANS] += 1
         elif not clicked and not limits.unclicked:
@@ -155,7 +152,7 @@ def _click(ts: int, id0: Any, id1: Any, label: float, store: Store, limits: Limi
         e = store.entries[entry_at(slot, store)]
         if not e.ts <= ts <= e.ts + limits.window:
             s[S.OUTSIDE_WINDOW] += 1
-        elif e.label == e.label:  # noqa: PLR0124  # not NaN
+        elif not np.isnan(e.label):
             s[S.DUPLICATE_CLICKS] += 1
         else:
             e.label = label
@@ -166,14 +163,14 @@ def _click(ts: int, id0: Any, id1: Any, label: float, store: Store, limits: Limi
     else:
         e = store.entries[place_of(s[S.NEXT], store)]
         e.ts, e.id0, e.id1, e.kind = ts, id0, id1, CLICK
-        e.start, e.nnz, e.label = s[S.WORDS_NEXT], 0, label
+        e.start, e.nnz, e.shape, e.label = s[S.WORDS_NEXT], 0, OWN, label
         e.p, e.weight, e.score = 0, 0, 0
         s[S.NEXT] += 1
         _enter(s[S.NEXT] - 1, store, limits)
 
 
 @njit(**INLINE)
-def _claim(ts: int, id0: Any, id1: Any, store: Store, window: int) -> float:
+def _claim(ts: int, id0: Any, id1: Any, store: Store, window: int) -> Any:
     """The label that clicks which came before their impression bring it, NaN for none; they leave."""
     s = store.state
     label = np.float32(np.nan)
@@ -184,7 +181,7 @@ def _claim(ts: int, id0: Any, id1: Any, store: Store, window: int) -> float:
         e = store.entries[entry_at(slot, store)]
         if not ts <= e.ts <= ts + window:
             s[S.OUTSIDE_WINDOW] += 1
-        elif label == label:  # noqa: PLR0124  # not NaN
+        elif not np.isnan(label):
             s[S.DUPLICATE_CLICKS] += 1
         else:
             label = e.label
@@ -303,8 +300,7 @@ def make_kernels(fingerprint: int = FINGERPRINT) -> Kernels:
         for number in range(n):
             e = store.entries[number]
             e.start = store.state[S.WORDS_NEXT]
-            if e.kind == IMPRESSION:
-                e.shape = put(e.start, row, np.int64(e.nnz), fld, key, bits, store)
+            e.shape = put(e.start, row, np.int64(e.nnz), fld, key, bits, store) if e.kind == IMPRESSION else OWN
             row += e.nnz
         store.state[S.NEXT] = n
 
@@ -315,8 +311,7 @@ def make_kernels(fingerprint: int = FINGERPRINT) -> Kernels:
         to = 0
         for place in places:
             e = store.entries[place]
-            if e.kind == IMPRESSION:
-                take(e, store, to, fld, key, bits)
+            take(e, store, to, fld, key, bits)
             to += e.nnz
 
     @njit(**KERNEL)

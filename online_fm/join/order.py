@@ -1,9 +1,9 @@
 """The order in which entries leave: by event time, then by arrival, whatever order they came in.
 
-Those that came in order are met by walking along the ring. The others wait on a binary heap of (ts, number). It is kept
-small, since its cost grows with its size: a scout walks `slack` of event time ahead of those that leave, and puts on the
-heap what came out of order when it gets there. What came later than by `slack`, or is ahead of stream time, would be
-met too late or would make all others look late: it goes on the heap when it comes.
+Those that came in order are met by walking along the ring. The others wait on a binary heap of (ts, number). It is
+kept small, since its cost grows with its size: a scout walks `slack` of event time ahead of those that leave, and puts
+on the heap what came out of order when it gets there. What came later than by `slack` the scout would meet too late,
+and what is ahead of stream time would make all others look late: these go on the heap when they come.
 """
 
 from __future__ import annotations
@@ -30,6 +30,9 @@ def arrive(number: int, store: Store, limits: Limits) -> None:
         e.order = IN_ORDER
     elif s[S.TAIL] - limits.slack <= e.ts < s[S.TAIL]:
         e.order = OUT_OF_ORDER
+        if s[S.BEYOND] == 0:
+            s[S.SCOUT] = number
+        s[S.BEYOND] += 1
     else:
         e.order = ON_HEAP
         _push(e.ts, number, store)
@@ -60,15 +63,18 @@ def _scout(ts: int, store: Store, limits: Limits) -> bool:
     """Put on the heap what came out of order and could leave before `ts` or with it; False where it is full."""
     s = store.state
     s[S.SCOUT] = max(s[S.SCOUT], s[S.BASE])
-    while s[S.SCOUT] < s[S.NEXT]:
+    while s[S.BEYOND] > 0 and s[S.SCOUT] < s[S.NEXT]:
         e = store.entries[place_of(s[S.SCOUT], store)]
-        if e.order == IN_ORDER and e.ts - limits.slack > ts:
-            break
-        if e.order == OUT_OF_ORDER and e.kind != GONE:
+        if e.order != ON_HEAP and e.ts - limits.slack > ts:  # so is TAIL since it came
+            return True
+        if e.order == OUT_OF_ORDER:
             if s[S.HEAP] == len(store.heap):
                 return False
-            _push(e.ts, s[S.SCOUT], store)
+            if e.kind != GONE:
+                _push(e.ts, s[S.SCOUT], store)
+            s[S.BEYOND] -= 1
         s[S.SCOUT] += 1
+    s[S.BEYOND] = 0
     return True
 
 

@@ -36,7 +36,6 @@ from online_fm.join.store import (
     WORDS,
     Limits,
     S,
-    Store,
     fit,
     new_store,
     new_table,
@@ -249,7 +248,7 @@ class Pending:
     def _enter_all(self) -> None:
         """Make the entries of the ring known, as if they came now."""
         s = self._store.state
-        s[[S.PENDING, S.WAITING_CLICKS, S.TAIL, S.HEAP, S.WIDEST]] = 0
+        s[[S.PENDING, S.WAITING_CLICKS, S.BEYOND, S.TAIL, S.HEAP, S.WIDEST]] = 0
         s[[S.CURSOR, S.SCOUT]] = at = s[S.BASE]
         while at < s[S.NEXT]:
             at = self._kernels.enter(at, self._store, self._limits)
@@ -259,7 +258,7 @@ class Pending:
         """Leave the heap some room, and not three quarters of it."""
         heap, used = self._store.heap, int(self._store.state[S.HEAP])
         if used == len(heap) or 4 * used < len(heap) > _LEAST_HEAP:
-            heap.resize((max(used + used // 4, _LEAST_HEAP), 2), refcheck=False)
+            heap.resize((max(used + used // 4 + 1, _LEAST_HEAP), 2), refcheck=False)
 
     def _room_for(self, widest: int) -> Out:
         """An output that holds one row at least."""

@@ -15,8 +15,7 @@ __all__ = ["prefetch"]
 _I32 = ir.IntType(32)
 
 
-@intrinsic
-def prefetch(_typing: Any, array: Any, _at: Any) -> Any:
+def _prefetch(_typing: Any, array: Any, _at: Any) -> Any:
     """Ask for the cache line of `array[at]`, for writing; never faults."""
 
     def codegen(context: Any, builder: Any, _signature: Any, args: Any) -> Any:
@@ -27,3 +26,6 @@ def prefetch(_typing: Any, array: Any, _at: Any) -> Any:
         return context.get_dummy_value()
 
     return types.void(array, types.intp), codegen
+
+
+prefetch: Any = intrinsic(_prefetch)

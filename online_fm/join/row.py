@@ -1,9 +1,9 @@
 """A row's features as words: its keys; its values that are not 1; and its shape, where that is its own.
 
-A shape says what a stream's rows have in common: the field of each feature, and whether its value is another than 1. Rows
-of one shape share it, so that a row of one-hot fields takes 4 bytes a feature instead of 10, and one with raw numbers
-4 more for each of these. There is room for `SHAPES` of them: a row whose shape finds none carries its own. A shape that
-no row has any more leaves its place to the next that needs one.
+A shape says what a stream's rows have in common: the field of each feature, and whether its value is another than 1.
+Rows of one shape share it, so that a row of one-hot fields takes 4 bytes a feature instead of 10, and one with raw
+numbers 4 more for each of these. There is room for `SHAPES` of them: a row whose shape finds none carries its own. A
+shape that no row has any more leaves its place to the next that needs one.
 
 A feature of a shape is the word `field | other << 16`. A row's words are never split by the end of their ring.
 """
@@ -33,7 +33,7 @@ def start_of(most: int, store: Store) -> int:
 
 
 @njit(**INLINE)
-def put(start: int, row: int, nnz: int, fld: Array, key: Array, bits: Array, store: Store) -> int:
+def put(start: int, row: int, nnz: int, fld: Array, key: Array, bits: Array, store: Store) -> Any:
     """Write the features row:row + nnz from word `start` on; give the row's shape. Room is for three words each.
 
     key u32, bits u32: the values' bits.
@@ -63,11 +63,11 @@ def put(start: int, row: int, nnz: int, fld: Array, key: Array, bits: Array, sto
 
 
 @njit(**INLINE)
-def _share(hashed: Any, nnz: int, others: int, at: int, store: Store) -> int:
+def _share(hashed: Any, nnz: int, others: int, at: int, store: Store) -> Any:
     """The number of the shape whose features lie at this place of the words; OWN where there is no room for it."""
     hashed = (hashed ^ (hashed >> np.uint64(29))) * np.uint64(0xBF58476D1CE4E5B9)
     first = np.int64(hashed >> np.uint64(40))
-    free = OWN
+    free: Any = OWN
     for probe in range(_PROBES):
         number = (first + probe) & (SHAPES - 1)
         shape = store.shapes[number]
@@ -136,7 +136,7 @@ def _read(
 
 
 @njit(**INLINE)
-def size_of(entry: Any, store: Store) -> int:
+def size_of(entry: Any, store: Store) -> Any:
     """How many words an entry's features take."""
     nnz = np.int64(entry.nnz)
     if entry.shape != OWN:

@@ -22,8 +22,6 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from online_fm.join.facts import CLICK, IMPRESSION
-
 __all__ = [
     "COUNTERS",
     "ENTRIES",
@@ -42,8 +40,8 @@ __all__ = [
     "Store",
     "fit",
     "new_store",
-    "place_of",
     "new_table",
+    "place_of",
     "table_lines",
     "word_place",
 ]
@@ -90,9 +88,10 @@ class S(IntEnum):
     WORDS_PLACE = 21
     CURSOR = 22  # how far the walk along the ring has come
     SCOUT = 23  # how far what came out of order is on the heap
-    TAIL = 24  # the event time that an entry must reach to have come in order
-    HEAP = 25  # entries on the heap
-    WIDEST = 26  # the most features of an entry
+    BEYOND = 24  # how much, at the most, came out of order beyond that
+    TAIL = 25  # the event time that an entry must reach to have come in order
+    HEAP = 26  # entries on the heap
+    WIDEST = 27  # the most features of an entry
 
 
 COUNTERS = tuple(place.name.lower() for place in S if place < S.STREAM)
@@ -108,7 +107,7 @@ ENTRY = np.dtype(
         ("weight", np.float32),
         ("score", np.float32),
         ("label", np.float32),  # of an impression: NaN until a click brings one
-        ("shape", np.uint16),  # the number of its row's shape, or OWN
+        ("shape", np.uint16),  # the number of its row's shape; OWN, also of a click
         ("kind", np.uint8),  # GONE, IMPRESSION or CLICK
         ("order", np.uint8),  # IN_ORDER, OUT_OF_ORDER or ON_HEAP
     ],
@@ -141,7 +140,10 @@ class Store(NamedTuple):
 
 
 class Limits(NamedTuple):
-    """Window, horizon and slack (see `order`) in ms, how many may wait, and whether a row without a click is learned."""
+    """Window, horizon and slack in ms, how many may wait, and whether a row without a click is learned.
+
+    slack: see `order`.
+    """
 
     window: int
     horizon: int

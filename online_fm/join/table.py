@@ -28,7 +28,7 @@ def _tag(id0: Any) -> Any:
 
 
 @njit(**INLINE)
-def _home(tag: Any, table: Array) -> int:
+def _home(tag: Any, table: Array) -> Any:
     """Where the search for a tag begins: as far along the table's lines as the tag is along all tags."""
     return np.int64((tag * np.uint64(len(table) // LINE)) >> _HALF) * LINE
 
@@ -40,7 +40,7 @@ def ask(id0: Any, table: Array) -> None:
 
 
 @njit(**INLINE)
-def entry_at(slot: int, store: Store) -> int:
+def entry_at(slot: int, store: Store) -> Any:
     """The place of the entry that this slot names; its number is at most 2^32 past the oldest one's."""
     past = np.int64((store.table[np.uintp(slot)] - np.uint64(store.state[S.BASE])) & _LOWER)
     at = store.state[S.PLACE] + past
@@ -48,7 +48,7 @@ def entry_at(slot: int, store: Store) -> int:
 
 
 @njit(**INLINE)
-def find(kind: int, id0: Any, id1: Any, ts: int, store: Store) -> int:
+def find(kind: int, id0: Any, id1: Any, ts: int, store: Store) -> Any:
     """Slot of an entry of this kind and id, and of this time where `ts >= 0`; -1 where there is none."""
     table, tag = store.table, _tag(id0)
     slot = _home(tag, table)
@@ -85,7 +85,7 @@ def _slot(id0: Any, number: int) -> Any:
 
 
 @njit(**INLINE)
-def slot_of(id0: Any, number: int, table: Array) -> int:
+def slot_of(id0: Any, number: int, table: Array) -> Any:
     """The slot of an entry that is in the table."""
     sought = _slot(id0, number)
     slot = _home(_tag(id0), table)
