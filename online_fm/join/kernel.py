@@ -13,12 +13,12 @@ from online_fm.join.facts import CLICK, IMPRESSION
 from online_fm.join.order import FULL, NONE, arrive, first
 from online_fm.join.row import MOST_WORDS, forget, put, size_of, start_of, take
 from online_fm.join.store import FINGERPRINT, GONE, INLINE, KERNEL, OWN, Array, Limits, S, Store, place_of, word_place
-from online_fm.join.table import ask, entry_at, find, insert, insert_slot, remove, slot_of, waiting
+from online_fm.join.table import ask, ask_entry, entry_at, find, insert, insert_slot, remove, slot_of, waiting
 
 __all__ = ["Kernels", "Out", "Records", "make_kernels"]
 
 SAME_ID = 16  # clicks of one id that may wait: more are one broken sender, and each would walk past all others
-AHEAD = 4  # records, and entries, whose slots are asked for before their turn
+AHEAD = 8  # records, and entries, whose slots are asked for before their turn
 
 
 class Records(NamedTuple):
@@ -261,6 +261,9 @@ def make_kernels(fingerprint: int = FINGERPRINT) -> Kernels:
             if not _release(limits, store, out) or s[S.HEAP] == len(store.heap):
                 return i
             ask(records.ident[min(i + AHEAD, n - 1), 0], store.table)
+            soon = min(i + AHEAD // 2, n - 1)
+            if records.kind[soon] == CLICK:
+                ask_entry(records.ident[soon, 0], store)
             ts, id0, id1 = records.ts[i], records.ident[i, 0], records.ident[i, 1]
             if records.kind[i] == CLICK:
                 _click(ts, id0, id1, records.label[i], store, limits)

@@ -16,7 +16,7 @@ from online_fm.join.facts import CLICK
 from online_fm.join.prefetch import prefetch
 from online_fm.join.store import INLINE, LINE, Array, S, Store
 
-__all__ = ["ask", "find", "insert", "remove", "slot_of", "waiting"]
+__all__ = ["ask", "ask_entry", "entry_at", "find", "insert", "insert_slot", "remove", "slot_of", "waiting"]
 
 _HALF = np.uint64(32)
 _LOWER = np.uint64(0xFFFFFFFF)
@@ -37,6 +37,16 @@ def _home(tag: Any, table: Array) -> Any:
 def ask(id0: Any, table: Array) -> None:
     """Prefetch where the search for an id begins."""
     prefetch(table, _home(_tag(id0), table))
+
+
+@njit(**INLINE)
+def ask_entry(id0: Any, store: Store) -> None:
+    """Prefetch the entry that a search for this id finds, maybe; its slot has been asked for before."""
+    tag = _tag(id0)
+    slot = _home(tag, store.table)
+    for near in range(slot, slot + LINE):
+        if store.table[np.uintp(near)] >> _HALF == tag:
+            prefetch(store.entries, entry_at(near, store))
 
 
 @njit(**INLINE)
