@@ -195,8 +195,8 @@ WORDS = Ring(S.WORDS_BASE, S.WORDS_NEXT, S.WORDS_PLACE)
 def fit(arrays: list[Array], ring: Ring, more: int, state: Array) -> None:
     """Make room for `more` in parallel arrays of one ring, or less where three quarters are free.
 
-    A sixteenth is left free beyond that: memory follows what waits, and an item moves sixteen times at the most while
-    their number doubles and doubles again.
+    A sixteenth is left free beyond that, so that memory follows what waits. Arrays are lengthened where they lie, by the
+    C library, which moves pages and not bytes: no array may be looked at by another meanwhile.
     """
     room, at, used = len(arrays[0]), int(state[ring.place]), int(state[ring.next] - state[ring.base])
     least = max(used + more, _LEAST)

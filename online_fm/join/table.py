@@ -2,7 +2,8 @@
 
 A slot is `tag << 32 | number`: the upper half of the id's first hash with its last bit set, so that 0 is empty, and
 the lower half of the entry's number. The tag says where its search begins, so that neighbours shift and all move
-without a look at the entries, and what is found is nearly always what was looked for.
+without a look at the entries, and what is found is nearly always what was looked for. Searches begin with a cache line,
+whose eight slots hold five: there is rarely a second one to wait for. It is asked for some records ahead.
 """
 
 from __future__ import annotations
