@@ -195,8 +195,8 @@ WORDS = Ring(S.WORDS_BASE, S.WORDS_NEXT, S.WORDS_PLACE)
 def fit(arrays: list[Array], ring: Ring, more: int, state: Array) -> None:
     """Make room for `more` in parallel arrays of one ring, or less where three quarters are free.
 
-    A sixteenth is left free beyond that, so that memory follows what waits. Arrays are lengthened where they lie, by the
-    C library, which moves pages and not bytes: no array may be looked at by another meanwhile.
+    A sixteenth is left free beyond that, so that memory follows what waits. Arrays are lengthened where they lie: the C
+    library moves pages, not bytes. Nobody else may look at them meanwhile.
     """
     room, at, used = len(arrays[0]), int(state[ring.place]), int(state[ring.next] - state[ring.base])
     least = max(used + more, _LEAST)
