@@ -19,10 +19,14 @@ KINDS = {"impression": IMPRESSION, "click": CLICK, "reject": REJECT}
 
 
 def features_of(ident: str) -> tuple[list[int], list[int], list[float]]:
-    """A row that names its impression: some impressions have no feature at all."""
+    """A row that names its impression: some impressions have no feature at all, some values are 1 as most are."""
     number = int(ident)
     width = number % 4
-    return list(range(width)), [number * 10 + i for i in range(width)], [number + 0.5] * width
+    return (
+        list(range(width)),
+        [number * 10 + i for i in range(width)],
+        [1.0 if (number + i) % 3 else number + 0.5 for i in range(width)],
+    )
 
 
 def facts_of(records: list[Record], first_offset: int = 0) -> Facts:
@@ -35,7 +39,7 @@ def facts_of(records: list[Record], first_offset: int = 0) -> Facts:
         np.array([r.ts for r in records], np.int64),
         np.array([r.ts for r in records], np.int64),
         # few distinct values: neighbours in the table collide all the time
-        np.array([[int(r.ident) % 3, int(r.ident)] for r in records], np.uint64).reshape(-1, 2),
+        np.array([[int(r.ident) % 3 << 62, int(r.ident)] for r in records], np.uint64).reshape(-1, 2),
         np.array([1 + int(r.ident) for r in records], np.float32),
         np.array([int(r.ident) / 1000 for r in records], np.float32),
         np.array([r.label if r.kind == "click" else 0 for r in records], np.float32),
@@ -51,14 +55,18 @@ def facts_of(records: list[Record], first_offset: int = 0) -> Facts:
 class Run:
     """Feeds a merger and pending rows, and reads the operations back as the twin writes them."""
 
-    def __init__(self, window: int, grace: int, max_pending: int = 10**6, unclicked: str = "zero") -> None:
+    def __init__(
+        self, window: int, grace: int, max_pending: int = 10**6, unclicked: str = "zero", learners: int = 1
+    ) -> None:
         self.config = JoinConfig(
             window_s=window / 1000, grace_s=grace / 1000, max_pending=max_pending, unclicked=unclicked
         )
-        self.merger, self.pending = Merger(), Pending(self.config)
+        self.learners = learners
+        self.merger, self.pending = Merger(), Pending(self.config, learners)
         self.operations: list[tuple[str, str, float]] = []
         self.kept: dict[str, float] = {}
         self.shown: dict[str, int] = {}
+        self.told: dict[str, float] = {}  # what the last learner said, since the last restart
 
     def take(self, at_end: set[Lane]) -> None:
         merged = self.merger.take(at_end)
@@ -69,6 +77,7 @@ class Run:
         for batch in batches:
             p = np.arange(len(self.operations), len(self.operations) + len(batch)).astype(np.float32) / 7
             at_impression = self.pending.predicted(batch, p)
+            told = self.pending.predicted(batch, p + 1, self.learners - 1) if self.learners > 1 else at_impression + 1
             for i in range(len(batch)):
                 a, b = batch.rows.ptr[i : i + 2]
                 ident = str(round(float(batch.score[i]) * 1000))
@@ -78,17 +87,20 @@ class Run:
                 assert batch.weight[i] == 1 + int(ident)
                 if batch.learn[i]:
                     assert at_impression[i] == self.kept.pop(ident)
+                    assert told[i] == self.told.pop(ident) if ident in self.told else np.isnan(told[i])
                     assert batch.ts[i] == self.shown.pop(ident)
                     assert batch.clicked[i] or batch.label[i] == 0
                 else:
                     self.kept[ident], self.shown[ident] = p[i], int(batch.ts[i])
+                    self.told[ident] = p[i] + 1
                     assert (batch.clicked[i], batch.label[i]) == (False, 0)
                 self.operations.append(("learn" if batch.learn[i] else "predict", ident, float(batch.label[i])))
 
     def restart(self) -> None:
         """What a checkpoint and a new process do."""
         offsets, keys, state = self.merger.offsets(), self.merger.keys(), self.pending.state()
-        self.merger, self.pending = Merger(), Pending(self.config)
+        self.merger, self.pending = Merger(), Pending(self.config, self.learners)
+        self.told = self.told if self.learners == 1 else {}
         self.merger.restore(offsets, keys)
         self.pending.restore({name: array.copy() for name, array in state.items()})
 

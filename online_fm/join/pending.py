@@ -24,10 +24,23 @@ from msgspec import Meta, Struct
 from numpy.typing import NDArray
 
 from online_fm.features.batch import Rows
-from online_fm.join import kernel
-from online_fm.join.facts import CLICK
-from online_fm.join.kernel import COUNTERS, ENTRY, GONE, Limits, Out, S, Store
+from online_fm.join.facts import CLICK, IMPRESSION
+from online_fm.join.kernel import Out, Records, make_kernels
 from online_fm.join.merge import Merged
+from online_fm.join.row import MOST_WORDS
+from online_fm.join.store import (
+    COUNTERS,
+    ENTRIES,
+    GONE,
+    LINE,
+    WORDS,
+    Limits,
+    S,
+    fit,
+    new_store,
+    new_table,
+    table_lines,
+)
 
 __all__ = ["Batch", "JoinConfig", "Pending"]
 
@@ -48,8 +61,9 @@ class JoinConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     unclicked: Literal["zero", "skip"] = "zero"
 
 
-_COLUMNS = ("ts", "id0", "id1", "nnz", "p", "weight", "score", "label", "kind", "clicked")
+_COLUMNS = ("ts", "id0", "id1", "nnz", "p", "weight", "score", "kind")
 _OPERATIONS = 16_384  # of one batch: large enough that a call costs nothing, small enough to stay in the cache
+_SLACK = 16  # what is late by less than a 16th of the horizon costs nothing while it waits
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +71,7 @@ class Batch:
     """n operations in order: rows to predict as their impressions arrive, rows to learn as they are released.
 
     learn bool[n]; clicked bool[n] and label f32[n], 0 where not learn; weight f32[n]; score f32[n], NaN where none was
-    served; ts i64[n]: event time in ms; entry i64[n] is the join's own.
+    served; ts i64[n]: event time in ms; place i64[n] is the join's own.
     """
 
     rows: Rows
@@ -67,7 +81,7 @@ class Batch:
     weight: NDArray[np.float32]
     score: NDArray[np.float32]
     ts: NDArray[np.int64]
-    entry: NDArray[np.int64]
+    place: NDArray[np.int64]
 
     def __len__(self) -> int:
         return len(self.learn)
@@ -83,9 +97,11 @@ class Pending:
     def __init__(self, config: JoinConfig, learners: int = 1) -> None:
         window = round(config.window_s * 1000)
         horizon = window + round(config.grace_s * 1000)
-        self._limits = Limits(window, horizon, config.max_pending, config.unclicked == "zero")
-        self._store = _new_store(1024, 16_384)
-        self._others = np.full((learners - 1, 1024), np.nan, np.float32)
+        self._limits = Limits(window, horizon, horizon // _SLACK, config.max_pending, config.unclicked == "zero")
+        self._kernels = make_kernels()
+        self._store = new_store(0, 0)
+        self._others = self._unknown(learners)
+        self._out = _new_out(0)
 
     @property
     def stream_time_ms(self) -> int:
@@ -108,102 +124,151 @@ class Pending:
     def run(self, merged: Merged) -> Iterator[Batch]:
         """Join records in merged order; batches are valid until the next one is asked for."""
         facts, rows = merged.facts, merged.facts.rows
-        self._reserve(len(facts), rows.nnz)
-        out = _new_out(int(np.diff(rows.ptr).max(initial=0)), self._store)
+        widest = int(np.diff(rows.ptr).max(initial=0))
+        self._reserve(len(facts), MOST_WORDS * (rows.nnz + widest))
+        out = self._room_for(widest)
+        records = Records(
+            facts.kind,
+            facts.ts,
+            merged.key,
+            facts.ident,
+            facts.weight,
+            facts.score,
+            facts.label,
+            rows.ptr,
+            rows.fld,
+            rows.key,
+            rows.val.view(np.uint32),
+        )
         at = 0
         while at < len(facts):
-            at = kernel.join(
-                at,
-                facts.kind,
-                facts.ts,
-                merged.key,
-                facts.ident,
-                facts.weight,
-                facts.score,
-                facts.label,
-                (rows.ptr, rows.fld, rows.key, rows.val),
-                self._store,
-                self._limits,
-                out,
-            )
+            at = self._kernels.join(at, records, self._store, self._limits, out)
             yield _batch(out)
+            self._fit_heap()
 
     def advance(self, stream_time_ms: int) -> Iterator[Batch]:
         """Move stream time on without a record; what is due is released."""
-        out = _new_out(0, self._store)
+        out = self._room_for(0)
         done = False
         while not done:
-            done = kernel.advance(stream_time_ms, self._limits, self._store, out)
+            done = self._kernels.advance(stream_time_ms, self._limits, self._store, out)
             yield _batch(out)
+            self._fit_heap()
 
     def drain(self) -> Iterator[Batch]:
         """Close all windows."""
-        entries = self._store.entries
-        last = int(entries["ts"].max(where=entries["kind"] != GONE, initial=0))
+        last = int(self._store.entries["ts"][self._live()].max(initial=0))
         yield from self.advance(max(self.stream_time_ms, last + self._limits.horizon))
 
     def predicted(self, batch: Batch, p: NDArray[np.float32], learner: int = 0) -> NDArray[np.float32]:
         """Keep a learner's predictions for arriving rows; give, for each released one, what was kept for it: f32[n]."""
         at_impression = np.full(len(batch), np.nan, np.float32)
         ring = self._others[learner - 1] if learner else self._store.entries["p"]
-        kernel.keep(batch.learn, batch.entry, p, ring, at_impression)
+        self._kernels.keep(batch.learn, batch.place, p, ring, at_impression)
         return at_impression
 
     def state(self) -> dict[str, NDArray[np.generic]]:
         """What waits, in order of arrival, and the counters: all that is needed to go on."""
-        entries, live = self._live()
-        store = self._store
-        places = kernel.feature_places(live, store)
+        store, live = self._store, self._live()
+        columns = {name: store.entries[name][live] for name in _COLUMNS}
+        label = store.entries["label"][live]
+        nnz = int(columns["nnz"].sum())
+        fld, key, val = np.empty(nnz, np.uint16), np.empty(nnz, np.uint32), np.empty(nnz, np.float32)
+        self._kernels.features(live, store, fld, key, val.view(np.uint32))
         return {
             "counters": store.state[: len(COUNTERS)].copy(),
             "stream_time_ms": store.state[S.STREAM : S.STREAM + 1].copy(),
-            **{name: entries[name][live] for name in _COLUMNS},
-            "fld": store.fld[places],
-            "key": store.key[places],
-            "val": store.val[places],
+            **columns,
+            "label": np.where(np.isnan(label), np.float32(0), label),
+            "clicked": ((columns["kind"] == IMPRESSION) & ~np.isnan(label)).astype(np.uint8),
+            "fld": fld,
+            "key": key,
+            "val": val,
         }
 
     def restore(self, state: Mapping[str, NDArray[np.generic]]) -> None:
         """Take the place of the one whose `state` this was."""
-        self._store = _loaded(_with_clicks(state), 0, 0)
-        self._others = np.full((len(self._others), len(self._store.entries)), np.nan, np.float32)
+        learners, self._others = 1 + len(self._others), []
+        self._store = new_store(0, 0)
+        self._load(_with_clicks(state))
+        self._others = self._unknown(learners)
 
-    def _live(self) -> tuple[NDArray[np.void], NDArray[np.int64]]:
-        """The entries' array, and the places in it of those that wait, in order of arrival."""
+    def _load(self, state: Mapping[str, NDArray[Any]]) -> None:
+        """Fill the empty store."""
+        n, widest = len(state["ts"]), int(state["nnz"].max(initial=0))
+        self._reserve(n, MOST_WORDS * (len(state["fld"]) + widest))
         store = self._store
-        ring = np.arange(store.state[S.BASE], store.state[S.NEXT]) & (len(store.entries) - 1)
-        return store.entries, ring[store.entries["kind"][ring] != GONE]
+        store.state[: len(state["counters"])] = state["counters"]
+        store.state[S.STREAM] = state["stream_time_ms"][0]
+        for name in _COLUMNS:
+            store.entries[name][:n] = state[name]
+        unclicked = (state["kind"] == IMPRESSION) & (state["clicked"] == 0)
+        store.entries["label"][:n] = np.where(unclicked, np.float32(np.nan), state["label"])
+        self._kernels.load(state["fld"], state["key"], state["val"].view(np.uint32), n, store)
+        self._enter_all()
 
-    def _reserve(self, n: int, features: int) -> None:
-        """Make room for n more entries: where a ring is full, all moves to new ones without what has left."""
+    def _unknown(self, learners: int) -> list[NDArray[np.float32]]:
+        """What all learners but the first say of each entry, before they have said anything."""
+        return [np.full(len(self._store.entries), np.nan, np.float32) for _ in range(learners - 1)]
+
+    def _live(self) -> NDArray[np.int64]:
+        """The places of the entries that wait, in order of arrival."""
+        entries, s = self._store.entries, self._store.state
+        ring = (np.arange(s[S.NEXT] - s[S.BASE]) + s[S.PLACE]) % len(entries)
+        return ring[entries["kind"][ring] != GONE]
+
+    def _reserve(self, n: int, words: int) -> None:
+        """Make room for n more entries with so many words; gaps of those that left are closed before the rings grow."""
         store = self._store
         s = store.state
-        if (
-            s[S.NEXT] - s[S.BASE] + n > len(store.entries)
-            or s[S.HEAP] + n > len(store.heap)
-            or s[S.FEATURES_NEXT] - s[S.FEATURES_BASE] + features > len(store.fld)
-        ):
-            kept = self._others[:, self._live()[1]]
-            self._store = _loaded(self.state(), n, features)
-            self._others = np.full((len(kept), len(self._store.entries)), np.nan, np.float32)
-            self._others[:, : kept.shape[1]] = kept
+        used = s[S.NEXT] - s[S.BASE]
+        gaps = used - s[S.PENDING] - s[S.WAITING_CLICKS]
+        full = used + n > len(store.entries) or s[S.WORDS_NEXT] - s[S.WORDS_BASE] + words > len(store.words)
+        if full and 8 * gaps > used:
+            self._compact()
+        fit([store.entries, *self._others], ENTRIES, n, s)
+        fit([store.words], WORDS, words, s)
+        self._fit_heap()
+        lines = table_lines(len(store.entries))
+        if not 0.9 * lines < len(store.table) // LINE < 1.1 * lines:
+            table = new_table(lines)
+            self._kernels.rehash(store.table, table)
+            self._store = store._replace(table=table)
+
+    def _compact(self) -> None:
+        """Close the gaps in the rings."""
+        live = self._live()
+        kept = [ring[live] for ring in self._others]
+        self._kernels.compact(self._store)
+        self._store.table[:] = 0
+        self._enter_all()
+        for ring, values in zip(self._others, kept, strict=True):
+            ring[self._live()] = values
+
+    def _enter_all(self) -> None:
+        """Make the entries of the ring known, as if they came now."""
+        s = self._store.state
+        s[[S.PENDING, S.WAITING_CLICKS, S.BEYOND, S.TAIL, S.HEAP, S.WIDEST]] = 0
+        s[[S.CURSOR, S.SCOUT]] = at = s[S.BASE]
+        while at < s[S.NEXT]:
+            at = self._kernels.enter(at, self._store, self._limits)
+            self._fit_heap()
+
+    def _fit_heap(self) -> None:
+        """Leave the heap some room, and not three quarters of it."""
+        heap, used = self._store.heap, int(self._store.state[S.HEAP])
+        if used == len(heap) or 4 * used < len(heap) > _LEAST_HEAP:
+            heap.resize((max(used + used // 4 + 1, _LEAST_HEAP), 2), refcheck=False)
+
+    def _room_for(self, widest: int) -> Out:
+        """An output that holds one row at least."""
+        widest = max(widest, int(self._store.state[S.WIDEST]))
+        if len(self._out.fld) < widest:
+            self._out = _new_out(widest)
+        return self._out
 
 
-def _power(n: int) -> int:
-    """The next power of two that leaves a fifth free, so that moving house stays rare."""
-    return max(1024, 1 << (n + n // 4).bit_length())
-
-
-def _new_store(entries: int, features: int) -> Store:
-    return Store(
-        state=np.zeros(len(S), np.int64),
-        entries=np.zeros(entries, ENTRY),
-        table=np.full(2 * entries, -1, np.int64),
-        heap=np.zeros((entries, 2), np.int64),
-        fld=np.zeros(features, np.uint16),
-        key=np.zeros(features, np.uint32),
-        val=np.zeros(features, np.float32),
-    )
+_LEAST_HEAP = 1024
 
 
 def _with_clicks(state: Mapping[str, NDArray[Any]]) -> Mapping[str, NDArray[Any]]:
@@ -214,32 +279,14 @@ def _with_clicks(state: Mapping[str, NDArray[Any]]) -> Mapping[str, NDArray[Any]
     return {**state, "clicked": state["label"], "label": label}
 
 
-def _loaded(state: Mapping[str, NDArray[np.generic]], more: int, more_features: int) -> Store:
-    """A store that holds this state, with room for more."""
-    n, features = len(state["ts"]), len(state["fld"])
-    store = _new_store(_power(n + more), _power(features + more_features))
-    store.state[: len(COUNTERS)][: len(state["counters"])] = state["counters"]
-    store.state[S.STREAM] = state["stream_time_ms"][0]
-    store.state[S.FEATURES_NEXT] = features
-    for name in _COLUMNS:
-        store.entries[name][:n] = state[name]
-    lengths = state["nnz"].astype(np.int64)
-    store.entries["start"][:n] = np.cumsum(lengths) - lengths
-    for name in ("fld", "key", "val"):
-        getattr(store, name)[:features] = state[name]
-    kernel.enter_all(n, store)
-    return store
-
-
-def _new_out(widest: int, store: Store) -> Out:
+def _new_out(widest: int) -> Out:
     """Room for one call's operations; at least one row of any width fits."""
-    widest = max(widest, int(store.state[S.WIDEST]))
     features = max(_OPERATIONS * 8, 4 * widest)
     return Out(
         size=np.zeros(2, np.int64),
         learn=np.zeros(_OPERATIONS, np.bool_),
         clicked=np.zeros(_OPERATIONS, np.bool_),
-        entry=np.zeros(_OPERATIONS, np.int64),
+        place=np.zeros(_OPERATIONS, np.int64),
         ts=np.zeros(_OPERATIONS, np.int64),
         label=np.zeros(_OPERATIONS, np.float32),
         weight=np.zeros(_OPERATIONS, np.float32),
@@ -247,12 +294,12 @@ def _new_out(widest: int, store: Store) -> Out:
         ptr=np.zeros(_OPERATIONS + 1, np.int64),
         fld=np.zeros(features, np.uint16),
         key=np.zeros(features, np.uint32),
-        val=np.zeros(features, np.float32),
+        bits=np.zeros(features, np.uint32),
     )
 
 
 def _batch(out: Out) -> Batch:
     n, nnz = out.size.tolist()
-    rows = Rows(out.ptr[: n + 1], out.fld[:nnz], out.key[:nnz], out.val[:nnz])
-    columns = (out.learn, out.clicked, out.label, out.weight, out.score, out.ts, out.entry)
+    rows = Rows(out.ptr[: n + 1], out.fld[:nnz], out.key[:nnz], out.bits[:nnz].view(np.float32))
+    columns = (out.learn, out.clicked, out.label, out.weight, out.score, out.ts, out.place)
     return Batch(rows, *(column[:n] for column in columns))
