@@ -23,6 +23,9 @@ from msgspec import Meta, Struct
 from numpy.typing import NDArray
 
 __all__ = [
+    "EARLIEST_MS",
+    "LARGEST",
+    "LATEST_MS",
     "ClickShape",
     "Clicks",
     "EventDecoder",
@@ -33,12 +36,12 @@ __all__ = [
     "TimeAndId",
 ]
 
-_EARLIEST_MS = 946_684_800_000  # 2000-01-01
-_LAST_MS = 253_402_300_800_000  # the year 10000
+EARLIEST_MS = 946_684_800_000  # 2000-01-01
+LATEST_MS = 253_402_300_800_000  # the year 10000
 _UNKNOWN_TIMESTAMP = -1
 _WIDEST = 2**64
 _NO_SCORE = math.nan
-_LARGEST = 1e30  # of a number in an event: far from where float32 ends
+LARGEST = 1e30  # of a number in an event: far from where float32 ends
 
 Path = Annotated[str, Meta(min_length=1)]
 _Decoded = Mapping[str, object]
@@ -244,9 +247,9 @@ class EventDecoder:
             time_ms = self._to_ms(value)
         except (TypeError, ValueError, OverflowError):
             raise _Unusable(Reason.BAD_TIME) from None
-        if time_ms < _EARLIEST_MS:
+        if time_ms < EARLIEST_MS:
             raise _Unusable(Reason.TIME_TOO_OLD)
-        latest = _LAST_MS if timestamp == _UNKNOWN_TIMESTAMP else min(timestamp + self._ahead_ms, _LAST_MS)
+        latest = LATEST_MS if timestamp == _UNKNOWN_TIMESTAMP else min(timestamp + self._ahead_ms, LATEST_MS)
         if time_ms > latest:
             raise _Unusable(Reason.TIME_AHEAD)
         return time_ms
@@ -278,7 +281,7 @@ def _within(lookup: _Lookup | None, event: _Decoded, absent: float, most: float,
     value = lookup(event) if lookup else None
     if value is None:
         return absent
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= min(most, _LARGEST):
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= min(most, LARGEST):
         raise _Unusable(reason)
     return float(value)
 
@@ -288,13 +291,13 @@ def _label_of(shape: ClickShape) -> Callable[[_Decoded], float]:
     if shape.value is None:
         return lambda _: 1.0
     lookup, scale = _lookup(shape.value), shape.scale
-    least, most = shape.clip or (-_LARGEST, _LARGEST)
+    least, most = shape.clip or (-LARGEST, LARGEST)
 
     def label(event: _Decoded) -> float:
         value = lookup(event)
         if value is None:
             raise _Unusable(Reason.NO_LABEL)
-        if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= _LARGEST:
+        if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= LARGEST:
             raise _Unusable(Reason.BAD_LABEL)
         return min(max(value * scale, least), most)
 

@@ -40,7 +40,7 @@ from online_fm.features.spec import (
     named,
 )
 
-__all__ = ["Encoded", "Encoder", "Features", "Problem"]
+__all__ = ["LARGEST", "Encoded", "Encoder", "Features", "Problem", "path_of"]
 
 Features = Mapping[str, object]
 Triple = tuple[NDArray[np.int64], NDArray[np.uint32], NDArray[np.float32]]
@@ -51,7 +51,7 @@ _TEXT = frozenset({str})
 _TEXT_OR_NOTHING = _TEXT | _NOTHING
 _EXACT = 2**53  # beyond it a float's integer is a guess
 _WIDEST = 2**64  # larger integers are not what any client means by an id
-_LARGEST = float(np.finfo(np.float32).max)
+LARGEST = float(np.finfo(np.float32).max)  # of a field's number
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +102,7 @@ class Encoder:
         self.config = config
         self.fields = tuple(specs)
         self._at = {name: f for f, name in enumerate(specs)}
-        self._inputs = [(self._at[s.name], s, _path(s)) for s in specs.values() if not isinstance(s, Cross)]
+        self._inputs = [(self._at[s.name], s, path_of(s)) for s in specs.values() if not isinstance(s, Cross)]
         self._crosses = [spec for spec in specs.values() if isinstance(spec, Cross)]
         heads = dict.fromkeys(path[0] for _, _, path in self._inputs)
         self._heads = frozenset(heads)
@@ -187,7 +187,8 @@ class Encoder:
         return row, _key(hash_blocks(keys, self._seeds[self._at[cross.name]])), val
 
 
-def _path(spec: Input) -> tuple[str, ...]:
+def path_of(spec: Input) -> tuple[str, ...]:
+    """The keys that lead to a field's value among the features."""
     return (spec.name,) if spec.input is None else tuple(spec.input.split("."))
 
 
@@ -272,7 +273,7 @@ def _number(value: object) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise TypeError(f"a {type(value).__name__} is not a number")
     number = float(value)
-    if not abs(number) <= _LARGEST:
+    if not abs(number) <= LARGEST:
         raise ValueError(f"{number} is not a finite 32-bit number")
     return number
 

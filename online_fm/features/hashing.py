@@ -15,6 +15,8 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
+from online_fm.features.words import Text, byte, half, origin, word
+
 __all__ = ["hash_blocks", "hash_texts", "xxh64"]
 
 _P1 = np.uint64(0x9E3779B185EBCA87)
@@ -23,55 +25,58 @@ _P3 = np.uint64(0x165667B19E3779F9)
 _P4 = np.uint64(0x85EBCA77C2B2AE63)
 _P5 = np.uint64(0x27D4EB2F165667C5)
 _64 = np.uint64(64)
-_NUL = np.uint8(0)
+_NUL = 0
 
 
-@njit(cache=True, inline="always")
+@njit(forceinline=True)
 def _rotate(x: np.uint64, r: int) -> np.uint64:
     bits = np.uint64(r)
     return (x << bits) | (x >> (_64 - bits))
 
 
-@njit(cache=True, inline="always")
+@njit(forceinline=True)
 def _round(lane: np.uint64, word: np.uint64) -> np.uint64:
     return _rotate(lane + word * _P2, 31) * _P1
 
 
-@njit(cache=True)
-def _word(data: NDArray[np.uint8], at: int, width: int) -> np.uint64:
-    """`width` bytes from `at`, little end first."""
-    word = np.uint64(0)
-    for i in range(width):
-        word |= np.uint64(data[at + i]) << np.uint64(8 * i)
-    return word
+@njit(forceinline=True)
+def _mix(h: np.uint64, word: np.uint64) -> np.uint64:
+    return _rotate(h ^ _round(np.uint64(0), word), 27) * _P1 + _P4
 
 
-@njit(cache=True)
-def xxh64(data: NDArray[np.uint8], start: int, end: int, seed: np.uint64) -> np.uint64:
-    """XXH64 of `data[start:end]`, u8, under `seed`."""
+@njit
+def _long(text: Text, start: int, end: int, seed: np.uint64) -> np.uint64:
+    """The four lanes of all whole 32 bytes, merged."""
+    a, b, c, d = seed + _P1 + _P2, seed + _P2, seed, seed - _P1
     at = start
+    while at + 32 <= end:
+        a = _round(a, word(text, at))
+        b = _round(b, word(text, at + 8))
+        c = _round(c, word(text, at + 16))
+        d = _round(d, word(text, at + 24))
+        at += 32
+    h = _rotate(a, 1) + _rotate(b, 7) + _rotate(c, 12) + _rotate(d, 18)
+    for lane in (a, b, c, d):
+        h = (h ^ _round(np.uint64(0), lane)) * _P1 + _P4
+    return h
+
+
+@njit(forceinline=True)
+def xxh64(text: Text, start: int, end: int, seed: np.uint64) -> np.uint64:
+    """XXH64 of the bytes `start:end` of a text (`features.words`) under `seed`."""
+    at, h = start, seed + _P5
     if end - start >= 32:
-        a, b, c, d = seed + _P1 + _P2, seed + _P2, seed, seed - _P1
-        while at + 32 <= end:
-            a = _round(a, _word(data, at, 8))
-            b = _round(b, _word(data, at + 8, 8))
-            c = _round(c, _word(data, at + 16, 8))
-            d = _round(d, _word(data, at + 24, 8))
-            at += 32
-        h = _rotate(a, 1) + _rotate(b, 7) + _rotate(c, 12) + _rotate(d, 18)
-        for lane in (a, b, c, d):
-            h = (h ^ _round(np.uint64(0), lane)) * _P1 + _P4
-    else:
-        h = seed + _P5
+        h = _long(text, start, end, seed)
+        at = end - ((end - start) & 31)
     h += np.uint64(end - start)
     while at + 8 <= end:
-        h = _rotate(h ^ _round(np.uint64(0), _word(data, at, 8)), 27) * _P1 + _P4
+        h = _mix(h, word(text, at))
         at += 8
     if at + 4 <= end:
-        h = _rotate(h ^ (_word(data, at, 4) * _P1), 23) * _P2 + _P3
+        h = _rotate(h ^ (half(text, at) * _P1), 23) * _P2 + _P3
         at += 4
     while at < end:
-        h = _rotate(h ^ (np.uint64(data[at]) * _P5), 11) * _P1
+        h = _rotate(h ^ (np.uint64(byte(text, at)) * _P5), 11) * _P1
         at += 1
     h = (h ^ (h >> np.uint64(33))) * _P2
     h = (h ^ (h >> np.uint64(29))) * _P3
@@ -83,13 +88,13 @@ def _hash_joined(
     data: NDArray[np.uint8], counts: NDArray[np.int64], seeds: NDArray[np.uint64], out: NDArray[np.uint64]
 ) -> None:
     """Hash the NUL-separated texts of `data`: `counts[g]` of them under `seeds[g]`, one group after another."""
-    at, i = 0, 0
+    text, at, i = origin(data), 0, 0
     for g in range(len(counts)):
         for _ in range(counts[g]):
             end = at
-            while end < len(data) and data[end] != _NUL:
+            while end < len(data) and byte(text, end) != _NUL:
                 end += 1
-            out[i] = xxh64(data, at, end, seeds[g])
+            out[i] = xxh64(text, at, end, seeds[g])
             at = end + 1
             i += 1
 
@@ -98,8 +103,9 @@ def _hash_joined(
 def _hash_bounded(
     data: NDArray[np.uint8], bounds: NDArray[np.int64], seeds: NDArray[np.uint64], out: NDArray[np.uint64]
 ) -> None:
+    text = origin(data)
     for i in range(len(out)):
-        out[i] = xxh64(data, bounds[i], bounds[i + 1], seeds[i])
+        out[i] = xxh64(text, bounds[i], bounds[i + 1], seeds[i])
 
 
 def hash_texts(texts: Sequence[str], counts: Sequence[int], seeds: NDArray[np.uint64]) -> NDArray[np.uint64]:
