@@ -44,7 +44,7 @@ def _mix(h: np.uint64, word: np.uint64) -> np.uint64:
     return _rotate(h ^ _round(np.uint64(0), word), 27) * _P1 + _P4
 
 
-@njit
+@njit(error_model="numpy")
 def _long(text: Text, start: int, end: int, seed: np.uint64) -> np.uint64:
     """The four lanes of all whole 32 bytes, merged."""
     a, b, c, d = seed + _P1 + _P2, seed + _P2, seed, seed - _P1

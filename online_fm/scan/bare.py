@@ -12,7 +12,7 @@ Reference: Numba manual, "Low-level extension API".
 from __future__ import annotations
 
 import operator
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numba
 from llvmlite import ir
@@ -37,12 +37,12 @@ class Bare(types.Type):
 @register_model(Bare)
 class _BareModel(models.StructModel):
     def __init__(self, manager: Any, bare: Bare) -> None:
-        members = [("data", types.CPointer(bare.dtype)), ("rows", types.intp), ("columns", types.intp)]
+        data = types.CPointer(bare.dtype)  # type: ignore[no-untyped-call]
+        members = [("data", data), ("rows", types.intp), ("columns", types.intp)]
         super().__init__(manager, bare, members)  # type: ignore[no-untyped-call]
 
 
-@intrinsic
-def _bare(_typing: Any, array: Any) -> Any:
+def _strip(_typing: Any, array: Any) -> Any:
     kind = Bare(array.dtype, array.ndim)
 
     def codegen(context: Any, builder: Any, _signature: Any, args: Any) -> Any:
@@ -62,16 +62,14 @@ def _address(context: Any, builder: Any, kind: Bare, bare: Any, row: Any, column
     return builder.gep(parts.data, [builder.add(builder.mul(row, parts.columns), column)])
 
 
-@intrinsic
-def _get(_typing: Any, bare: Any, _row: Any, _column: Any) -> Any:
+def _load(_typing: Any, bare: Any, _row: Any, _column: Any) -> Any:
     def codegen(context: Any, builder: Any, _signature: Any, args: Any) -> Any:
         return context.unpack_value(builder, bare.dtype, _address(context, builder, bare, *args))
 
     return bare.dtype(bare, types.intp, types.intp), codegen
 
 
-@intrinsic
-def _set(_typing: Any, bare: Any, _row: Any, _column: Any, _value: Any) -> Any:
+def _store(_typing: Any, bare: Any, _row: Any, _column: Any, _value: Any) -> Any:
     def codegen(context: Any, builder: Any, _signature: Any, args: Any) -> Any:
         context.pack_value(builder, bare.dtype, args[3], _address(context, builder, bare, *args[:3]))
         return context.get_dummy_value()
@@ -79,16 +77,18 @@ def _set(_typing: Any, bare: Any, _row: Any, _column: Any, _value: Any) -> Any:
     return types.void(bare, types.intp, types.intp, bare.dtype), codegen
 
 
-@intrinsic
-def _rows(_typing: Any, bare: Any) -> Any:
+def _count(_typing: Any, bare: Any) -> Any:
     def codegen(context: Any, builder: Any, _signature: Any, args: Any) -> Any:
         return cgutils.create_struct_proxy(bare)(context, builder, args[0]).rows  # type: ignore[no-untyped-call]
 
     return types.intp(bare), codegen
 
 
+_bare, _get, _set, _rows = (cast("Any", intrinsic(each)) for each in (_strip, _load, _store, _count))
+
+
 @overload(operator.getitem, strict=False)
-def _read_element(array: Any, at: Any) -> Any:
+def _read_element(array: Any, at: Any) -> Any:  # noqa: ARG001 Numba reads its argument names
     if not isinstance(array, Bare):
         return None
     if array.ndim == 2:
@@ -112,8 +112,10 @@ def _length(array: Any) -> Any:
     return None
 
 
-def _itself(array: Any) -> Any:
-    return array
+if TYPE_CHECKING or numba.config.DISABLE_JIT:
 
-
-bare = _itself if numba.config.DISABLE_JIT else _bare
+    def bare(array: Any) -> Any:
+        """The same array."""
+        return array
+else:
+    bare = _bare

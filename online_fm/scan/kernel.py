@@ -30,7 +30,7 @@ from online_fm.scan.quantities import UNKNOWN_MS, amount, milliseconds, moment, 
 from online_fm.scan.rows import Features, Scratch, V, emit, is_number
 from online_fm.scan.shape import ELSEWHERE, K, Shape, Spec
 
-__all__ = ["IDENT_SEEDS", "Columns", "make_scan"]
+__all__ = ["IDENT_SEEDS", "Columns", "columns_for", "make_scan"]
 
 IDENT_SEEDS = np.array([0, 0x9E3779B97F4A7C15], np.uint64)  # two hashes make 128 bits of an id
 _NO_TIMESTAMP = -1
@@ -54,6 +54,20 @@ class Columns(NamedTuple):
     label: Array
     ptr: Array
     flaws: Array
+
+
+def columns_for(n: int) -> Columns:
+    """Room for n records."""
+    return Columns(
+        np.empty(n, np.bool_),
+        np.empty((n, 2), np.uint64),
+        np.empty(n, np.int64),
+        np.empty(n, np.float32),
+        np.empty(n, np.float32),
+        np.empty(n, np.float32),
+        np.zeros(n + 1, np.int64),
+        np.zeros(3, np.int64),
+    )
 
 
 def _fingerprint() -> int:
@@ -191,17 +205,20 @@ def _label(values: Array, shape: Shape) -> tuple[bool, np.float32]:
     """The label that a click brings, and whether it is usable."""
     usable, x, slot = True, _ONE, shape.label
     if slot >= 0:
-        low, high = amount(values[slot, V.MANTISSA], values[slot, V.EXPONENT])
-        usable = is_number(values[slot, V.KIND]) and abs(low) <= LARGEST and abs(high) <= LARGEST
+        usable = is_number(values[slot, V.KIND])
         if usable:
+            low, high = amount(values[slot, V.MANTISSA], values[slot, V.EXPONENT])
+            believed = abs(low) <= LARGEST and abs(high) <= LARGEST
             usable, x = narrow(_clipped(low * shape.scale, shape), _clipped(high * shape.scale, shape))
+            usable = usable and believed
     return usable, x
 
 
 @njit(**INLINE)
 def _clipped(x: float, shape: Shape) -> float:
-    x = shape.least if shape.least > x else x
-    return shape.most if shape.most < x else x
+    """`min(max(x, least), most)` as Python does it where zeros or bounds are equal."""
+    x = shape.least if shape.least > x else x  # noqa: FURB136
+    return shape.most if shape.most < x else x  # noqa: FURB136
 
 
 @njit(**INLINE)
@@ -240,20 +257,23 @@ def _envelope(text: Text, values: Array, i: int, timestamp: int, shape: Shape, o
 
 
 @njit(**INLINE)
-def _bare(
-    s: Spec, k: Keys, c: Scratch, o: Columns, f: Features
-) -> tuple[Spec, Keys, Scratch, Columns, Features]:
+def _bare(s: Spec, k: Keys, c: Scratch, o: Columns, f: Features) -> tuple[Spec, Keys, Scratch, Columns, Features]:
     """The same, without counts of references."""
     return (
         Spec(
             bare(s.fields), bare(s.seeds), bare(s.factors), bare(s.lists), bare(s.bounds), bare(s.ready), bare(s.parts)
         ),
         Keys(bare(k.rows), bare(k.counts), bare(k.table)),
-        Scratch(
-            bare(c.values), bare(c.places), bare(c.open), bare(c.chosen), bare(c.block), origin(c.block_bytes)
-        ),
+        Scratch(bare(c.values), bare(c.places), bare(c.open), bare(c.chosen), bare(c.block), origin(c.block_bytes)),
         Columns(
-            bare(o.ok), bare(o.ident), bare(o.ts), bare(o.weight), bare(o.score), bare(o.label), bare(o.ptr), bare(o.flaws)
+            bare(o.ok),
+            bare(o.ident),
+            bare(o.ts),
+            bare(o.weight),
+            bare(o.score),
+            bare(o.label),
+            bare(o.ptr),
+            bare(o.flaws),
         ),
         Features(bare(f.fld), bare(f.key), bare(f.val)),
     )

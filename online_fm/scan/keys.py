@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from online_fm.features.hashing import xxh64
 from online_fm.features.words import Text
-from online_fm.scan.lexing import same, text_end
+from online_fm.scan.lexing import PLAIN, same, text_end
 from online_fm.scan.shape import ELSEWHERE, NEW_KEYS, K
 
 __all__ = ["Keys", "copied", "find", "know"]
@@ -41,7 +41,7 @@ def copied(known: NDArray[np.int64]) -> Keys:
     return Keys(rows, np.array([len(known), 0], np.int64), table)
 
 
-@njit
+@njit(**PLAIN)
 def know(text: Text, keys: Keys) -> None:
     """Put the rows in use into the table; those that begin an object have no name."""
     rows = keys.rows
@@ -52,11 +52,11 @@ def know(text: Text, keys: Keys) -> None:
                 keys.table[place] = k
 
 
-@njit
+@njit(**PLAIN)
 def _place(text: Text, start: int, n: int, node: int, keys: Keys) -> int:
     """The place in the table of a key or, where it is new, for it; -1 where there is none near."""
     mask = len(keys.table) - 1
-    place = np.int64(xxh64(text, start, start + n, np.uint64(node)) & np.uint64(mask))
+    place: Any = np.int64(xxh64(text, start, start + n, np.uint64(node)) & np.uint64(mask))
     for _ in range(_TRIES):
         k = keys.table[place]
         if k == _FREE:
@@ -67,7 +67,7 @@ def _place(text: Text, start: int, n: int, node: int, keys: Keys) -> int:
     return -1
 
 
-@njit
+@njit(**PLAIN)
 def find(text: Text, start: int, node: int, features: int, keys: Keys) -> int:
     """The row of the key whose first byte is here, a new one if need be; -1 where the key is unusual."""
     end = text_end(text, start)

@@ -19,9 +19,24 @@ from numba import njit
 
 from online_fm.features.words import Text, byte, first_byte, half, word
 
-__all__ = ["ABSENT", "INTEGER", "LIST", "LITERAL", "NULL", "REAL", "TEXT", "WIDEST", "blank", "same", "scalar", "skip", "text_end"]
+__all__ = [
+    "ABSENT",
+    "INTEGER",
+    "LIST",
+    "LITERAL",
+    "NULL",
+    "REAL",
+    "TEXT",
+    "WIDEST",
+    "blank",
+    "same",
+    "scalar",
+    "skip",
+    "text_end",
+]
 
-INLINE: dict[str, Any] = {"forceinline": True, "error_model": "numpy"}
+PLAIN: dict[str, Any] = {"error_model": "numpy"}
+INLINE: dict[str, Any] = {**PLAIN, "forceinline": True}
 
 ABSENT, NULL, TEXT, LITERAL, INTEGER, REAL, LIST = range(7)
 WIDEST = 22  # 10^22 is the last power of ten that a double holds exactly
@@ -50,7 +65,7 @@ def blank(text: Text, at: int) -> int:
     """The place of the next byte that is not white space."""
     while byte(text, at) <= _SPACE:
         c = byte(text, at)
-        if c != _SPACE and c != _LINE_FEED and c != _RETURN and c != _TAB:
+        if c not in (_SPACE, _LINE_FEED, _RETURN, _TAB):
             break
         at += 1
     return at
@@ -82,7 +97,7 @@ def _stop(text: Text, at: int) -> int:
     return at + first_byte(flags)
 
 
-@njit(error_model="numpy")
+@njit(**PLAIN)
 def _wide(text: Text, at: int) -> int:
     """Behind the UTF-8 sequence, of two to four bytes, that begins here."""
     lead = byte(text, at)
@@ -118,7 +133,7 @@ def text_end(text: Text, at: int) -> int:
     return at if at >= 0 and byte(text, at) == _QUOTE else -1
 
 
-@njit(error_model="numpy")
+@njit(**PLAIN)
 def _skip_text(text: Text, at: int) -> int:
     """Behind the string whose first byte is here; simple escapes may be in it."""
     while True:
@@ -132,8 +147,7 @@ def _skip_text(text: Text, at: int) -> int:
                 return -1
         elif c == _BACKSLASH:
             c = byte(text, at + 1)
-            simple = c == _QUOTE or c == _BACKSLASH or c == _SLASH or c == _B or c == _F or c == _N or c == _R or c == _T
-            if not simple:
+            if c not in (_QUOTE, _BACKSLASH, _SLASH, _B, _F, _N, _R, _T):
                 return -1
             at += 2
         else:
@@ -177,11 +191,11 @@ def _number(text: Text, start: int) -> tuple[int, int, int, int]:
     return at, kind, -mantissa if negative else mantissa, exponent
 
 
-@njit(error_model="numpy")
+@njit(**PLAIN)
 def _exponent(text: Text, at: int) -> tuple[int, int]:
     """Behind the exponent that begins here, and what it is."""
     sign = byte(text, at)
-    first = at + 1 if sign == _MINUS or sign == _PLUS else at
+    first = at + 1 if sign in (_MINUS, _PLUS) else at
     at, shift = _digits(text, first, 0)
     if at <= first or shift > 1000:
         return -1, 0
@@ -224,7 +238,7 @@ def _literal(text: Text, at: int) -> tuple[int, int]:
     return end, kind
 
 
-@njit(error_model="numpy")
+@njit(**PLAIN)
 def _skip_key(text: Text, at: int) -> int:
     """The place of the value whose key begins here."""
     if byte(text, at) != _QUOTE:
@@ -236,7 +250,7 @@ def _skip_key(text: Text, at: int) -> int:
     return blank(text, at + 1) if byte(text, at) == _COLON else -1
 
 
-@njit(error_model="numpy")
+@njit(**PLAIN)
 def skip(text: Text, at: int) -> int:
     """Behind the value that begins here, whatever it holds.
 
@@ -246,7 +260,7 @@ def skip(text: Text, at: int) -> int:
     while True:
         c = byte(text, at)
         empty = False
-        if c == _OPEN or c == _OPEN_LIST:
+        if c in (_OPEN, _OPEN_LIST):
             if depth == _DEEPEST:
                 return -1
             depth += 1

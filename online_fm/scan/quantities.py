@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from online_fm.features.encode import LARGEST
 from online_fm.features.words import Text, byte
-from online_fm.scan.lexing import INLINE, WIDEST
+from online_fm.scan.lexing import INLINE, PLAIN, WIDEST
 
 __all__ = ["UNKNOWN_MS", "amount", "bucket_among", "log_bucket", "milliseconds", "moment", "narrow"]
 
@@ -53,7 +53,7 @@ def narrow(low: float, high: float) -> tuple[bool, np.float32]:
     return usable and x == np.float32(high), x
 
 
-@njit(error_model="numpy")
+@njit(**PLAIN)
 def log_bucket(low: float, high: float, log_base: float) -> int:
     """floor(log(1 + |x|) / log(base)) of a number without its sign; -1 where it is not sure, or out of range."""
     a, b = min(abs(low), abs(high)), max(abs(low), abs(high))
@@ -65,7 +65,7 @@ def log_bucket(low: float, high: float, log_base: float) -> int:
     return int(a) if b < 1e9 and int(a) == int(b) else -1
 
 
-@njit(error_model="numpy")
+@njit(**PLAIN)
 def bucket_among(bounds: Array, start: int, n: int, low: float, high: float) -> int:
     """How many of `bounds[start:start + n]` a number has reached; -1 where it is not sure, or out of range."""
     if not (abs(low) <= LARGEST and abs(high) <= LARGEST):
@@ -74,7 +74,7 @@ def bucket_among(bounds: Array, start: int, n: int, low: float, high: float) -> 
     return reached if low == high or reached == _reached(bounds, start, n, high) else -1
 
 
-@njit(error_model="numpy")
+@njit(**PLAIN)
 def _reached(bounds: Array, start: int, n: int, x: float) -> int:
     """`bisect.bisect_right`."""
     low, high = 0, n
@@ -90,7 +90,7 @@ def _reached(bounds: Array, start: int, n: int, x: float) -> int:
 @njit(**INLINE)
 def milliseconds(mantissa: int, exponent: int, real: bool, per_ms: float) -> int:
     """A time in ms, rounded half to even; an integer of ms is one."""
-    ms = mantissa
+    ms: Any = mantissa
     if real or per_ms != 1.0:
         low, high = amount(mantissa, exponent)
         low, high = np.rint(low / per_ms), np.rint(high / per_ms)
@@ -98,11 +98,11 @@ def milliseconds(mantissa: int, exponent: int, real: bool, per_ms: float) -> int
     return ms
 
 
-@njit(error_model="numpy")
+@njit(**PLAIN)
 def moment(text: Text, start: int, end: int) -> int:
-    """The time in ms of `YYYY-MM-DDTHH:MM:SS`, a fraction of 1 to 6 digits, and `Z`, `+HH:MM`, `-HH:MM` or nothing.
+    """The time in ms of `YYYY-MM-DDTHH:MM:SS`, a fraction if need be, and `Z`, `+HH:MM`, `-HH:MM` or nothing.
 
-    Rounded as Python does it: microseconds to a double of seconds, that times 1000, half to even.
+    Rounded as Python does it: whole microseconds, as a double of seconds times 1000, half to even.
     """
     if end - start < 19:
         return UNKNOWN_MS
@@ -117,7 +117,7 @@ def moment(text: Text, start: int, end: int) -> int:
     at, fraction, unit = start + 19, 0, 1_000_000
     if byte(text, at) == 0x2E:
         at += 1
-        while 0x30 <= byte(text, at) <= 0x39 and unit > 1:
+        while 0x30 <= byte(text, at) <= 0x39:
             unit //= 10
             fraction += (byte(text, at) - 0x30) * unit
             at += 1
@@ -135,17 +135,17 @@ def moment(text: Text, start: int, end: int) -> int:
     if at != end:
         return UNKNOWN_MS
     seconds = ((_since_1970(year, month, day) * 24 + hour) * 60 + minute - east) * 60 + second
-    return np.int64(np.rint(np.float64(seconds * 1_000_000 + fraction) / 1e6 * 1e3))
+    return int(np.rint(np.float64(seconds * 1_000_000 + fraction) / 1e6 * 1e3))
 
 
-@njit(error_model="numpy")
+@njit(**PLAIN)
 def _pair(text: Text, at: int) -> int:
     """Two digits as a number; far below 0 where they are none."""
     a, b = byte(text, at) - 0x30, byte(text, at + 1) - 0x30
     return a * 10 + b if 0 <= a <= 9 and 0 <= b <= 9 else -1_000_000
 
 
-@njit(error_model="numpy")
+@njit(**PLAIN)
 def _days(year: int, month: int) -> int:
     """Days of a month of the Gregorian calendar."""
     if month == 2:
@@ -153,7 +153,7 @@ def _days(year: int, month: int) -> int:
     return 30 if month in (4, 6, 9, 11) else 31
 
 
-@njit(error_model="numpy")
+@njit(**PLAIN)
 def _since_1970(year: int, month: int, day: int) -> int:
     """Days since 1970-01-01."""
     days = (year - 1970) * 365 + (year - 1969) // 4 - (year - 1901) // 100 + (year - 1601) // 400

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from online_fm.features.encode import LARGEST
 from online_fm.features.hashing import xxh64
 from online_fm.features.words import Text
-from online_fm.scan.lexing import INLINE, INTEGER, LIST, LITERAL, NULL, REAL, TEXT
+from online_fm.scan.lexing import INLINE, INTEGER, LIST, NULL, PLAIN, REAL, TEXT
 from online_fm.scan.quantities import amount, bucket_among, log_bucket, narrow
 from online_fm.scan.shape import F, Kind, Spec
 
@@ -51,7 +51,7 @@ class Features(NamedTuple):
 class Scratch(NamedTuple):
     """What one record needs.
 
-    values i64[slots + elements, len(V)]; places i64[fields, 2]: where each field's features begin and end; open i64: the
+    values i64[slots + elements, len(V)]; places i64[fields, 2]: where each field has its features; open i64: the
     key that was last in each open object; chosen i64[8]: features that are combined; block u32[8]: their keys, and
     block_bytes u8[32] the same.
     """
@@ -80,13 +80,13 @@ def scratch_for(spec: Spec, nodes: int) -> Scratch:
 @njit(**INLINE)
 def is_category(kind: int) -> bool:
     """Whether the lexeme's text is a category."""
-    return kind == TEXT or kind == INTEGER or kind == LITERAL
+    return TEXT <= kind <= INTEGER
 
 
 @njit(**INLINE)
 def is_number(kind: int) -> bool:
     """Whether the lexeme is a number."""
-    return kind == INTEGER or kind == REAL
+    return INTEGER <= kind <= REAL
 
 
 @njit(**INLINE)
@@ -135,7 +135,7 @@ def emit(text: Text, spec: Spec, sorts: bool, scratch: Scratch, out: Features, b
     return at, missing, truncated
 
 
-@njit(error_model="numpy")
+@njit(**PLAIN)
 def _bucket(spec: Spec, t: int, mantissa: int, exponent: int) -> tuple[int, np.float32]:
     """The place in `ready` of a number's key, -1 where it is not sure, and the feature's value."""
     fields, x = spec.fields, _ONE
@@ -157,7 +157,7 @@ def _bucket(spec: Spec, t: int, mantissa: int, exponent: int) -> tuple[int, np.f
     return bucket + fields[t, F.BEGIN] if bucket >= 0 else -1, x
 
 
-@njit(error_model="numpy")
+@njit(**PLAIN)
 def _several(text: Text, spec: Spec, t: int, values: Array, out: Features, at: int) -> tuple[int, int]:
     """Write the features of a list, or of one value as if it were one: (the place behind them or -1, values cut)."""
     fields = spec.fields
@@ -181,7 +181,7 @@ def _several(text: Text, spec: Spec, t: int, values: Array, out: Features, at: i
     return at, last - first - n
 
 
-@njit(error_model="numpy")
+@njit(**PLAIN)
 def _cross(spec: Spec, t: int, scratch: Scratch, out: Features, at: int) -> tuple[int, int]:
     """Write every combination of the parts' features, the last part turning fastest, cut part by part.
 
@@ -215,7 +215,7 @@ def _cross(spec: Spec, t: int, scratch: Scratch, out: Features, at: int) -> tupl
     return at, cut
 
 
-@njit(error_model="numpy")
+@njit(**PLAIN)
 def _sort(out: Features, start: int, end: int) -> None:
     """Put a row's features into the order of their fields; those of a field keep theirs."""
     for i in range(start + 1, end):

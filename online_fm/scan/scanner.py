@@ -18,7 +18,7 @@ from online_fm.features.encode import Encoder
 from online_fm.features.hashing import hash_texts
 from online_fm.features.spec import FeaturesConfig
 from online_fm.join.facts import CLICK, IMPRESSION, REJECT, Facts
-from online_fm.scan.kernel import IDENT_SEEDS, Columns, make_scan
+from online_fm.scan.kernel import IDENT_SEEDS, Columns, columns_for, make_scan
 from online_fm.scan.keys import copied
 from online_fm.scan.rows import Features, scratch_for
 from online_fm.scan.shape import Tables, of_clicks, of_impressions
@@ -79,7 +79,8 @@ def _read(records: Records, kind: int, tables: Tables | None, general: Callable[
     n = len(records)
     if tables is None or n == 0:
         return _in_pieces(records, general)
-    columns, rows = _scan(records, tables)
+    timestamps = np.ascontiguousarray(records.timestamps, np.int64)
+    columns, rows = _scan(*_joined(records, tables), timestamps, tables)
     facts = _of_columns(records, kind, columns, rows)
     scanned = Scanned(facts, {}, *columns.flaws.tolist())
     unusual = np.flatnonzero(~columns.ok)
@@ -93,28 +94,23 @@ def _read(records: Records, kind: int, tables: Tables | None, general: Callable[
     return scanned
 
 
-def _scan(records: Records, tables: Tables) -> tuple[Columns, Rows]:
-    """One pass of the kernel over all records, with as much room for features as they turn out to need."""
-    spec, n, values = tables.spec, len(records), records.values
-    data = np.frombuffer(b"\0".join([tables.blob, *values, _PADDING]), np.uint8)
-    bounds = np.empty(n + 1, np.int64)
+def _joined(records: Records, tables: Tables) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+    """The keys' bytes and all records, each with a NUL behind it, and padding: u8; where records begin: i64[n + 1]."""
+    data = b"\0".join([tables.blob, *records.values, _PADDING])
+    bounds = np.empty(len(records) + 1, np.int64)
     bounds[0] = len(tables.blob) + 1
-    bounds[1:] = np.fromiter(map(len, values), np.int64, n) + 1
-    np.cumsum(bounds, out=bounds)
-    columns = Columns(
-        np.empty(n, np.bool_),
-        np.empty((n, 2), np.uint64),
-        np.empty(n, np.int64),
-        *(np.empty(n, np.float32) for _ in range(3)),
-        np.zeros(n + 1, np.int64),
-        np.zeros(3, np.int64),
-    )
-    keys, scratch, timestamps = copied(tables.keys), scratch_for(spec, len(tables.keys)), _whole(records.timestamps)
-    features, reached = _room(2 * n * len(spec.fields) + _SPARE), 0
-    scan = make_scan()
-    while (
-        reached := scan(data, bounds, timestamps, reached, tables.shape, spec, keys, scratch, columns, features)
-    ) < n:
+    bounds[1:] = np.fromiter(map(len, records.values), np.int64, len(records)) + 1
+    return np.frombuffer(data, np.uint8), np.cumsum(bounds)
+
+
+def _scan(
+    data: NDArray[np.uint8], bounds: NDArray[np.int64], timestamps: NDArray[np.int64], tables: Tables
+) -> tuple[Columns, Rows]:
+    """One pass of the kernel over all records, with as much room for features as they turn out to need."""
+    shape, spec, n = tables.shape, tables.spec, len(timestamps)
+    columns, keys, scratch = columns_for(n), copied(tables.keys), scratch_for(spec, len(tables.keys))
+    features, reached, scan = _room(2 * n * len(spec.fields) + _SPARE), 0, make_scan()
+    while (reached := scan(data, bounds, timestamps, reached, shape, spec, keys, scratch, columns, features)) < n:
         more, filled = _room(2 * len(features.fld)), columns.ptr[reached]
         for old, new in zip(features, more, strict=True):
             new[:filled] = old[:filled]
@@ -125,10 +121,6 @@ def _scan(records: Records, tables: Tables) -> tuple[Columns, Rows]:
 
 def _room(n: int) -> Features:
     return Features(np.empty(n, np.uint16), np.empty(n, np.uint32), np.empty(n, np.float32))
-
-
-def _whole(timestamps: NDArray[np.int64]) -> NDArray[np.int64]:
-    return np.ascontiguousarray(timestamps, np.int64)
 
 
 def _in_pieces(records: Records, general: Callable[[Records], Scanned]) -> Scanned:

@@ -35,7 +35,19 @@ from online_fm.features.spec import (
     named,
 )
 
-__all__ = ["BUCKETS", "ELSEWHERE", "NEW_KEYS", "F", "K", "Kind", "Shape", "Spec", "Tables", "of_clicks", "of_impressions"]
+__all__ = [
+    "BUCKETS",
+    "ELSEWHERE",
+    "NEW_KEYS",
+    "F",
+    "K",
+    "Kind",
+    "Shape",
+    "Spec",
+    "Tables",
+    "of_clicks",
+    "of_impressions",
+]
 
 ELSEWHERE = -1  # where a key leads that nothing is looked for behind
 NEW_KEYS = 1024  # keys that a batch may bring beyond those of the configuration; more are unusual
@@ -170,19 +182,20 @@ def of_impressions(events: EventsConfig, features: FeaturesConfig) -> Tables | N
     inside = _split(config.features) or ()
     paths = _Paths()
     try:
-        slots = [paths.slot(_split(path)) for path in (config.id, config.time, config.weight, config.score)]
+        ident, time = paths.slot(_split(config.id)), paths.slot(_split(config.time))
+        weight, score = paths.slot(_split(config.weight)), paths.slot(_split(config.score))
         inputs = {
             name: paths.slot(inside + path_of(spec)) for name, spec in specs.items() if not isinstance(spec, Cross)
         }
         heads = {path_of(spec)[0] for spec in specs.values() if not isinstance(spec, Cross)}
         fields = _Fields(specs, inputs)
         lists = np.ones(len(paths.slots), np.bool_)
-        lists[[slot for slot in slots if slot >= 0]] = False
+        lists[[slot for slot in (ident, time, weight, score) if slot >= 0]] = False
         lists[[slot for name, slot in inputs.items() if not isinstance(specs[name], Multi)]] = False
         keys, blob, node = _keys(paths, inside, heads)
     except (_Unscannable, UnicodeEncodeError):
         return None
-    shape = Shape(node, *slots, -1, *_envelope(events), 1.0, 0.0, 0.0, *fields.bounds())
+    shape = Shape(node, ident, time, weight, score, -1, *_envelope(events), 1.0, 0.0, 0.0, *fields.bounds())
     return Tables(shape, fields.spec(lists), keys, blob)
 
 

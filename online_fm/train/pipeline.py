@@ -21,28 +21,20 @@ from functools import partial
 from typing import Any, NamedTuple
 
 import msgspec
-import numpy as np
 from msgspec import Struct
 from numpy.typing import NDArray
 
-from online_fm.events import Clicks, EventDecoder, Impressions, Reason
-from online_fm.features.batch import Rows
-from online_fm.features.encode import Encoder
-from online_fm.features.hashing import hash_texts
-from online_fm.join.facts import CLICK, IMPRESSION, REJECT, Facts
+from online_fm.join.facts import CLICK, IMPRESSION, REJECT
 from online_fm.join.merge import Lane, Merged, Merger
 from online_fm.join.pending import Batch, Pending
+from online_fm.scan.scanner import Scanner
 from online_fm.source.dead_letter import DeadLetter
-from online_fm.source.port import NO_TIMESTAMP, RecordBatch, Records, TopicPartition
+from online_fm.source.port import RecordBatch, Records, TopicPartition
 from online_fm.train.judged import JudgedLearner, LearningConfig
 
 __all__ = ["LearningConfig", "Loss", "Pipeline", "PipelineState", "StepReport"]
 
-_IDENT_SEEDS = np.array([0, 0x9E3779B97F4A7C15], np.uint64)  # two hashes make 128 bits of an id
 _AHEAD = 4  # batches that a partition may be ahead of the others before it is paused
-_DECODED_AT_ONCE = (
-    512  # records whose decoded objects stay in the cache until they are arrays: a third faster than 5,000
-)
 _FLAWS = ("unknown", "missing", "truncated")
 
 Tensors = dict[str, NDArray[Any]]
@@ -97,8 +89,7 @@ class Pipeline:
         self.config = config
         self._topics = (impressions, clicks)
         self._most_waiting = _AHEAD * batch_records
-        self._decoder = EventDecoder(config.events)
-        self._encoder = Encoder(config.features)
+        self._scanner = Scanner(config.events, config.features)
         self._merger = Merger()
         self.learners = tuple(learners) or (JudgedLearner(config),)
         self.learner, self.quality = self.learners[0].learner, self.learners[0].quality
@@ -133,8 +124,7 @@ class Pipeline:
         before = self._joined()
         for records in batch.records:
             self.assign({records.partition: int(records.offsets[0])})
-            for start in range(0, len(records), _DECODED_AT_ONCE):
-                self._add(_part(records, start), report)
+            self._add(records, report)
         at_end = {self._lane(partition) for partition in batch.at_end}
         merged = self._merger.take(at_end)
         if merged is not None:
@@ -249,24 +239,16 @@ class Pipeline:
         return TopicPartition(self._topics[lane[0]], lane[1])
 
     def _add(self, records: Records, report: StepReport) -> None:
-        """Decode and encode one partition's records, and queue them for the merge."""
+        """Read one partition's records, and queue them for the merge."""
         lane = self._lane(records.partition)
-        if lane[0] == 0:
-            shown = self._decoder.impressions(records.values, records.timestamps)
-            encoded = self._encoder.encode(shown.features)
-            report.flaws.update({name: getattr(encoded, name) for name in _FLAWS})
-            shown.reasons.update({problem.row: Reason.BAD_VALUE for problem in encoded.problems})
-            self._merger.add(lane, _impressions(shown, encoded.rows, records))
-            reasons = shown.reasons
-        else:
-            clicked = self._decoder.clicks(records.values, records.timestamps)
-            self._merger.add(lane, _clicks(clicked, records))
-            reasons = clicked.reasons
+        found = self._scanner.clicks(records) if lane[0] else self._scanner.impressions(records)
+        report.flaws.update({name: getattr(found, name) for name in _FLAWS})
+        self._merger.add(lane, found.facts)
         self._rejects.setdefault(lane, deque()).extend(
             DeadLetter(
                 *records.partition, int(records.offsets[i]), int(records.timestamps[i]), reason, records.values[i]
             )
-            for i, reason in sorted(reasons.items())
+            for i, reason in sorted(found.reasons.items())
         )
 
     def _settle(self, merged: Merged, report: StepReport) -> None:
@@ -304,11 +286,6 @@ class Pipeline:
             report.losses[moment] = Loss(now[0] - total, now[1] - weight, now[2] - examples)
 
 
-def _part(records: Records, start: int) -> Records:
-    piece = slice(start, start + _DECODED_AT_ONCE)
-    return Records(records.partition, records.offsets[piece], records.timestamps[piece], records.values[piece])
-
-
 class _Rest(Struct):
     keys: dict[str, int]
     read: dict[str, int]
@@ -324,55 +301,3 @@ def _parts(tensors: Tensors) -> dict[str, Tensors]:
         part, name = full_name.rsplit(".", 1)
         parts.setdefault(part, {})[name] = array
     return parts
-
-
-def _identities(ids: list[str]) -> NDArray[np.uint64]:
-    """128 bits per id: u64[n, 2]."""
-    return np.column_stack([hash_texts(ids, [len(ids)], _IDENT_SEEDS[i : i + 1]) for i in range(2)])
-
-
-def _kinds(found: Clicks | Impressions, kind: int) -> NDArray[np.uint8]:
-    kinds = np.full(len(found.ids), kind, np.uint8)
-    kinds[list(found.reasons)] = REJECT
-    return kinds
-
-
-def _impressions(found: Impressions, rows: Rows, records: Records) -> Facts:
-    times = _times(found)
-    return Facts(
-        _kinds(found, IMPRESSION),
-        records.offsets,
-        times,
-        _moves_to(times, records.timestamps),
-        _identities(found.ids),
-        np.array(found.weights, np.float32),
-        np.array(found.scores, np.float32),
-        np.zeros(len(found.ids), np.float32),
-        rows,
-    )
-
-
-def _clicks(found: Clicks, records: Records) -> Facts:
-    times, n = _times(found), len(found.ids)
-    return Facts(
-        _kinds(found, CLICK),
-        records.offsets,
-        times,
-        _moves_to(times, records.timestamps),
-        _identities(found.ids),
-        np.ones(n, np.float32),
-        np.full(n, np.nan, np.float32),
-        np.array(found.labels, np.float32),
-        Rows.empty(n),
-    )
-
-
-def _times(found: Clicks | Impressions) -> NDArray[np.int64]:
-    """Event times in ms; a reject has none, and must not move its partition's time."""
-    times = np.array(found.times_ms, np.int64)
-    times[list(found.reasons)] = 0
-    return times
-
-
-def _moves_to(times: NDArray[np.int64], timestamps: NDArray[np.int64]) -> NDArray[np.int64]:
-    return np.where(timestamps == NO_TIMESTAMP, times, np.minimum(times, timestamps))
