@@ -232,7 +232,8 @@ class Maker:
                 return Raw(f"{ms}{int(part * 1e6):06}")
             case "iso8601":
                 return self._moment(ms)
-        return Raw(self._random.choice([f"{ms}", f"{ms}", f"{ms}.5", f"{ms}.{int(part * 1e6)}"]))
+        fine = f"{ms}.{part * 1e6:.0f}" if self._random.random() < 5 * self._odd else f"{ms}.{part * 100:.0f}"
+        return Raw(self._random.choice([f"{ms}", f"{ms}", f"{ms}.5", fine]))
 
     def _moment(self, ms: int) -> object:
         text = np.datetime_as_string(np.datetime64(ms, "ms"), unit="ms")

@@ -20,9 +20,9 @@ from online_fm.scan.lexing import INLINE, INTEGER, LIST, NULL, PLAIN, REAL, TEXT
 from online_fm.scan.quantities import amount, bucket_among, log_bucket, narrow
 from online_fm.scan.shape import F, Kind, Spec
 
-__all__ = ["Features", "Scratch", "V", "emit", "is_category", "is_number", "scratch_for"]
+__all__ = ["MOST_ELEMENTS", "Features", "Scratch", "V", "emit", "is_category", "is_number", "scratch_for"]
 
-_MOST_ELEMENTS = 4096  # of all lists of a record; with more it is unusual
+MOST_ELEMENTS = 4096  # of all lists of a record; with more it is unusual
 _MOST_PARTS = 8  # of a cross
 _ONE = np.float32(1.0)
 _32 = np.uint64(32)
@@ -66,7 +66,7 @@ class Scratch(NamedTuple):
 
 def scratch_for(spec: Spec, nodes: int) -> Scratch:
     """Room for one record."""
-    elements, block = _MOST_ELEMENTS if spec.lists.any() else 0, np.empty(_MOST_PARTS, np.uint32)
+    elements, block = MOST_ELEMENTS if spec.lists.any() else 0, np.empty(_MOST_PARTS, np.uint32)
     return Scratch(
         np.empty((len(spec.lists) + elements, len(V)), np.int64),
         np.empty((len(spec.fields), 2), np.int64),
