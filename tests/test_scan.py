@@ -21,8 +21,8 @@ from test_scan_fuzz import compare
 
 from online_fm.events import EventDecoder, EventsConfig, Reason
 from online_fm.scan import scanner as scanning
-from online_fm.scan.kernel import FINGERPRINT, make_scan
-from online_fm.scan.rows import MOST_ELEMENTS
+from online_fm.scan.kernel import FINGERPRINT, columns_for, make_scan
+from online_fm.scan.rows import MOST_ELEMENTS, room_for
 from online_fm.scan.scanner import Scanner
 from online_fm.scan.shape import NEW_KEYS
 from online_fm.source.port import Records, TopicPartition
@@ -44,7 +44,7 @@ def impression(features: bytes, **rest: str) -> bytes:
 def scanned_alone(scanner: Scanner, given: Records, *, clicks: bool = False) -> list[bool]:
     """Which records the kernel reads by itself."""
     tables = scanner._clicked if clicks else scanner._shown
-    columns, _ = scanning._scan(*scanning._joined(given, tables), given.timestamps, tables)
+    columns, _ = scanning._scan(given, tables)
     return columns.ok.tolist()
 
 
@@ -52,9 +52,7 @@ def scanner_of(*fields: object, **events: object) -> Scanner:
     return Case("", events, list(fields)).scanner()
 
 
-@pytest.mark.parametrize(
-    "case", [case for case in CASES if case.name not in ("deep, in seconds",)], ids=lambda c: c.name
-)
+@pytest.mark.parametrize("case", [case for case in CASES if case.name != "deep, in seconds"], ids=lambda c: c.name)
 def test_no_usable_event_of_the_usual_kind_goes_the_general_way(case) -> None:
     scanner = SCANNERS[case.name]
     for clicks in (False, True):
@@ -170,7 +168,7 @@ def _read_at_the_end_of(memory: np.ndarray, case: Case) -> None:
             place = memory[len(memory) - len(data) :]
             place[:] = data
             place.flags.writeable = False
-            scanning._scan(place, bounds, given.timestamps, tables)
+            scanning._scan_joined(place, bounds, given.timestamps, tables, columns_for(1), room_for(1000))
             memory.flags.writeable = True
 
 
@@ -207,12 +205,11 @@ def test_rows_of_any_width_find_room() -> None:
 
 
 def test_keys_beyond_those_that_a_batch_may_bring_are_unusual() -> None:
-    scanner = scanner_of("user")
-    given = records(*(impression(b'{"user": "u", "key%d": {"x": [true]}}' % i) for i in range(2 * NEW_KEYS)))
+    scanner, each = scanner_of("user"), 8
+    names = [", ".join(f'"key{each * i + k}": [true]' for k in range(each)) for i in range(300)]
+    given = records(*(impression(b'{"user": "u", %s}' % name.encode()) for name in names))
     compare(scanner, given, clicks=False)
-    alone = scanned_alone(scanner, given)
-    assert alone[: NEW_KEYS - 1] == [True] * (NEW_KEYS - 1)
-    assert not alone[-1]
+    assert scanned_alone(scanner, given) == [each * (i + 1) <= NEW_KEYS for i in range(300)]
 
 
 def test_records_are_the_same_in_any_batch() -> None:

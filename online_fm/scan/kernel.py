@@ -30,7 +30,7 @@ from online_fm.scan.quantities import UNKNOWN_MS, amount, milliseconds, moment, 
 from online_fm.scan.rows import Features, Scratch, V, emit, is_number
 from online_fm.scan.shape import ELSEWHERE, K, Shape, Spec
 
-__all__ = ["IDENT_SEEDS", "Columns", "columns_for", "make_scan"]
+__all__ = ["IDENT_SEEDS", "Columns", "columns_for", "make_scan", "part_of"]
 
 IDENT_SEEDS = np.array([0, 0x9E3779B97F4A7C15], np.uint64)  # two hashes make 128 bits of an id
 _NO_TIMESTAMP = -1
@@ -68,6 +68,12 @@ def columns_for(n: int) -> Columns:
         np.zeros(n + 1, np.int64),
         np.zeros(3, np.int64),
     )
+
+
+def part_of(columns: Columns, start: int, n: int) -> Columns:
+    """Views of n records; what is counted is counted together."""
+    *arrays, ptr, flaws = columns
+    return Columns._make([*(array[start : start + n] for array in arrays), ptr[start : start + n + 1], flaws])
 
 
 def _fingerprint() -> int:

@@ -20,7 +20,7 @@ from online_fm.scan.lexing import INLINE, INTEGER, LIST, NULL, PLAIN, REAL, TEXT
 from online_fm.scan.quantities import amount, bucket_among, log_bucket, narrow
 from online_fm.scan.shape import F, Kind, Spec
 
-__all__ = ["MOST_ELEMENTS", "Features", "Scratch", "V", "emit", "is_category", "is_number", "scratch_for"]
+__all__ = ["MOST_ELEMENTS", "Features", "Scratch", "V", "emit", "is_category", "is_number", "room_for", "scratch_for"]
 
 MOST_ELEMENTS = 4096  # of all lists of a record; with more it is unusual
 _MOST_PARTS = 8  # of a cross
@@ -46,6 +46,11 @@ class Features(NamedTuple):
     fld: Array
     key: Array
     val: Array
+
+
+def room_for(n: int) -> Features:
+    """Room for n features."""
+    return Features(np.empty(n, np.uint16), np.empty(n, np.uint32), np.empty(n, np.float32))
 
 
 class Scratch(NamedTuple):
