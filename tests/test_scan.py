@@ -317,6 +317,11 @@ def test_a_configuration_that_only_the_general_way_can_read_is_read() -> None:
     assert scanner.impressions(records(b'{"ts": 1, "features": "x"}')).reasons == {0: Reason.TIME_TOO_OLD}
 
 
+def test_a_base_without_end_has_one_bucket() -> None:
+    scanner = scanner_of({"kind": "log_bucket", "name": "n", "base": float("inf")}, "user")
+    compare(scanner, records(impression(b'{"n": 1e30, "user": "u"}'), impression(b'{"n": 0}')), clicks=False)
+
+
 def test_a_moment_without_a_zone_is_utc() -> None:
     value = b'{"impression_id": "i", "ts": "2024-01-01T00:00:00.5", "features": {}}'
     found = scanner_of("user", time_unit="iso8601").impressions(records(value))

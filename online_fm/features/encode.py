@@ -40,7 +40,7 @@ from online_fm.features.spec import (
     named,
 )
 
-__all__ = ["LARGEST", "Encoded", "Encoder", "Features", "Problem", "path_of"]
+__all__ = ["FLOAT32_MAX", "Encoded", "Encoder", "Features", "Problem", "path_of"]
 
 Features = Mapping[str, object]
 Triple = tuple[NDArray[np.int64], NDArray[np.uint32], NDArray[np.float32]]
@@ -51,7 +51,7 @@ _TEXT = frozenset({str})
 _TEXT_OR_NOTHING = _TEXT | _NOTHING
 _EXACT = 2**53  # beyond it a float's integer is a guess
 _WIDEST = 2**64  # larger integers are not what any client means by an id
-LARGEST = float(np.finfo(np.float32).max)  # of a field's number
+FLOAT32_MAX = float(np.finfo(np.float32).max)
 
 
 @dataclass(frozen=True, slots=True)
@@ -273,7 +273,7 @@ def _number(value: object) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise TypeError(f"a {type(value).__name__} is not a number")
     number = float(value)
-    if not abs(number) <= LARGEST:
+    if not abs(number) <= FLOAT32_MAX:
         raise ValueError(f"{number} is not a finite 32-bit number")
     return number
 

@@ -1,8 +1,8 @@
 """Bare arrays: an address and a shape, without the count of references that Numba keeps of arrays.
 
 Where arrays go in and out of functions with several ways through, Numba counts atomically at each call: that was two
-thirds of the time. `bare(array)` is read, written and measured (`len`) like the array, in one or two
-dimensions, and keeps nothing alive: the caller's array must. Indices are not checked and never negative.
+thirds of the time. `bare(array)` is read, written and measured (`len`) like the array, in one or two dimensions, and
+keeps nothing alive: the caller's array must. Indices are not checked and never negative.
 
 With `NUMBA_DISABLE_JIT=1` it is the array itself, with NumPy's checks.
 

@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 
 from online_fm.events import EARLIEST_MS, LARGEST, LATEST_MS
 from online_fm.features import hashing, words_llvm
+from online_fm.features.encode import FLOAT32_MAX
 from online_fm.features.hashing import xxh64
 from online_fm.features.words import Text, byte, origin
 from online_fm.scan.bare import bare
@@ -82,9 +83,10 @@ def part_of(columns: Columns, start: int, n: int) -> Columns:
 
 
 def _fingerprint() -> int:
-    """Of all sources that become the kernel: Numba itself looks at this file only."""
+    """Of all sources that become the kernel, and of constants: Numba itself looks at this file only."""
     parts = (*Path(__file__).parent.glob("*.py"), Path(hashing.__file__), Path(words_llvm.__file__))
-    return zlib.crc32(b"".join(source.read_bytes() for source in sorted(parts)))
+    constants = repr((EARLIEST_MS, LATEST_MS, LARGEST, FLOAT32_MAX))
+    return zlib.crc32(b"".join(source.read_bytes() for source in sorted(parts)) + constants.encode())
 
 
 FINGERPRINT = _fingerprint()

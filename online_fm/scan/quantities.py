@@ -17,7 +17,7 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from online_fm.features.encode import LARGEST
+from online_fm.features.encode import FLOAT32_MAX
 from online_fm.features.words import Text, byte
 from online_fm.scan.lexing import INLINE, PLAIN, WIDEST
 
@@ -48,7 +48,7 @@ def amount(mantissa: int, exponent: int) -> tuple[float, float]:
 @njit(**INLINE)
 def narrow(low: float, high: float) -> tuple[bool, np.float32]:
     """Whether both are the same finite float32, and it."""
-    usable = abs(low) <= LARGEST and abs(high) <= LARGEST
+    usable = abs(low) <= FLOAT32_MAX and abs(high) <= FLOAT32_MAX
     x = np.float32(low if usable else 0.0)
     return usable and x == np.float32(high), x
 
@@ -57,7 +57,7 @@ def narrow(low: float, high: float) -> tuple[bool, np.float32]:
 def log_bucket(low: float, high: float, log_base: float) -> int:
     """floor(log(1 + |x|) / log(base)) of a number without its sign; -1 where it is not sure, or out of range."""
     a, b = min(abs(low), abs(high)), max(abs(low), abs(high))
-    if not b <= LARGEST:
+    if not b <= FLOAT32_MAX:
         return -1
     a, b = math.log1p(a) / log_base, math.log1p(b) / log_base
     if low != high:
@@ -68,7 +68,7 @@ def log_bucket(low: float, high: float, log_base: float) -> int:
 @njit(**PLAIN)
 def bucket_among(bounds: Array, start: int, n: int, low: float, high: float) -> int:
     """How many of `bounds[start:start + n]` a number has reached; -1 where it is not sure, or out of range."""
-    if not (abs(low) <= LARGEST and abs(high) <= LARGEST):
+    if not (abs(low) <= FLOAT32_MAX and abs(high) <= FLOAT32_MAX):
         return -1
     reached = _reached(bounds, start, n, low)
     return reached if low == high or reached == _reached(bounds, start, n, high) else -1

@@ -13,7 +13,7 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from online_fm.features.encode import LARGEST
+from online_fm.features.encode import FLOAT32_MAX
 from online_fm.features.hashing import xxh64
 from online_fm.features.words import Text
 from online_fm.scan.lexing import INLINE, INTEGER, LIST, NULL, PLAIN, REAL, TEXT
@@ -148,7 +148,7 @@ def _bucket(spec: Spec, t: int, mantissa: int, exponent: int) -> tuple[int, np.f
     low, high = amount(mantissa, exponent)
     if kind == Kind.NUMBER:
         bucket, factor = -1, spec.factors[t]
-        if abs(low) <= LARGEST and abs(high) <= LARGEST:
+        if abs(low) <= FLOAT32_MAX and abs(high) <= FLOAT32_MAX:
             usable, x = narrow(low * factor, high * factor)
             bucket = 0 if usable else -1
     elif kind == Kind.BOUNDS:

@@ -19,8 +19,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from online_fm.events import LATEST_MS, EventsConfig
-from online_fm.features.encode import LARGEST, path_of
+from online_fm.events import LARGEST, LATEST_MS, EventsConfig
+from online_fm.features.encode import FLOAT32_MAX, path_of
 from online_fm.features.hashing import hash_texts
 from online_fm.features.spec import (
     Bounds,
@@ -188,15 +188,16 @@ def of_impressions(events: EventsConfig, features: FeaturesConfig) -> Tables | N
             name: paths.slot(inside + path_of(spec)) for name, spec in specs.items() if not isinstance(spec, Cross)
         }
         heads = {path_of(spec)[0] for spec in specs.values() if not isinstance(spec, Cross)}
-        fields = _Fields(specs, inputs)
         lists = np.ones(len(paths.slots), np.bool_)
         lists[[slot for slot in (ident, time, weight, score) if slot >= 0]] = False
         lists[[slot for name, slot in inputs.items() if not isinstance(specs[name], Multi)]] = False
         keys, blob, node = _keys(paths, inside, heads)
+        fields = _Fields(specs, inputs)
+        spec = fields.spec(lists)
     except (_Unscannable, UnicodeEncodeError):
         return None
     shape = Shape(node, ident, time, weight, score, -1, *_envelope(events), 1.0, 0.0, 0.0, *fields.bounds())
-    return Tables(shape, fields.spec(lists), keys, blob)
+    return Tables(shape, spec, keys, blob)
 
 
 def of_clicks(events: EventsConfig) -> Tables | None:
@@ -207,9 +208,11 @@ def of_clicks(events: EventsConfig) -> Tables | None:
         keys, blob, _ = _keys(paths, None, set())
     except (_Unscannable, UnicodeEncodeError):
         return None
-    least, most = config.clip or (-1e30, 1e30)
+    least, most = map(float, config.clip or (-LARGEST, LARGEST))
     fields = _Fields({}, {})
-    shape = Shape(-1, ident, time, -1, -1, label, *_envelope(events), config.scale, least, most, *fields.bounds())
+    shape = Shape(
+        -1, ident, time, -1, -1, label, *_envelope(events), float(config.scale), least, most, *fields.bounds()
+    )
     return Tables(shape, fields.spec(np.zeros(len(paths.slots), np.bool_)), keys, blob)
 
 
@@ -334,4 +337,4 @@ def _buckets(log_base: float) -> int:
     """Logarithmic buckets of one sign, as many as are hashed beforehand."""
     if not math.isfinite(log_base):
         raise _Unscannable
-    return min(int(math.log1p(LARGEST) / log_base) + 1, BUCKETS)
+    return min(int(math.log1p(FLOAT32_MAX) / log_base) + 1, BUCKETS)
