@@ -9,6 +9,7 @@ import os
 import subprocess
 import sys
 from datetime import UTC, datetime, timedelta, timezone
+from fractions import Fraction
 from pathlib import Path
 
 import msgspec
@@ -262,6 +263,24 @@ def test_numbers_at_the_edges_of_buckets_are_scanned() -> None:
     given = records(*(impression(b'{"n": %s}' % edge.encode()) for edge in [*edges, "0", "0.1", "0.3"]))
     compare(NUMERIC, given, clicks=False)
     assert all(scanned_alone(NUMERIC, given))
+
+
+@settings(deadline=None, max_examples=30)
+@given(st.lists(st.floats(0.1, 0.9), min_size=1, max_size=100, unique=True))
+def test_numbers_of_nineteen_digits_are_never_on_the_wrong_side_of_a_bound(bounds) -> None:
+    """They lie beside the middle between a bound and the double before it: rounded twice, many would be on it."""
+    bounds = sorted(bounds)
+    middles = [int((Fraction(b) + Fraction(float(np.nextafter(b, 0.0)))) / 2 * 10**19) for b in bounds]
+    given = [impression(b'{"n": 0.%019d}' % (middle + d)) for middle in middles for d in (-1, 0, 1, 2)]
+    compare(scanner_of({"kind": "bounds", "name": "n", "bounds": bounds}), records(*given), clicks=False)
+
+
+@settings(deadline=None, max_examples=30)
+@given(st.lists(st.tuples(st.integers(946_684_800_000, 2 * 10**12), st.integers(-9, 9)), min_size=1, max_size=100))
+def test_times_of_nineteen_digits_are_never_in_the_wrong_millisecond(times) -> None:
+    values = [b"%d.%s" % (ms, f"{5 * 10**5 + d:06}".encode()) for ms, d in times]
+    given = [b'{"impression_id": "i", "ts": %s, "features": {}}' % value for value in values]
+    compare(scanner_of("user"), records(*given), clicks=False)
 
 
 moments = st.builds(
