@@ -12,13 +12,14 @@ Reference: Numba manual, "Low-level extension API".
 from __future__ import annotations
 
 import operator
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import numba
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
-from numba.extending import intrinsic, models, overload, register_model
+from numba.core.typing.templates import AbstractTemplate, infer_global, signature
+from numba.extending import intrinsic, lower_builtin, models, register_model
 from numba.np import arrayobj
 
 __all__ = ["bare"]
@@ -37,18 +38,18 @@ class Bare(types.Type):
 @register_model(Bare)
 class _BareModel(models.StructModel):
     def __init__(self, manager: Any, bare: Bare) -> None:
-        data = types.CPointer(bare.dtype)  # type: ignore[no-untyped-call]
+        data = types.CPointer(bare.dtype)
         members = [("data", data), ("rows", types.intp), ("columns", types.intp)]
-        super().__init__(manager, bare, members)  # type: ignore[no-untyped-call]
+        super().__init__(manager, bare, members)
 
 
 def _strip(_typing: Any, array: Any) -> Any:
     kind = Bare(array.dtype, array.ndim)
 
     def codegen(context: Any, builder: Any, _signature: Any, args: Any) -> Any:
-        given = arrayobj.make_array(array)(context, builder, args[0])  # type: ignore[no-untyped-call]
-        shape = cgutils.unpack_tuple(builder, given.shape, array.ndim)  # type: ignore[no-untyped-call]
-        made = cgutils.create_struct_proxy(kind)(context, builder)  # type: ignore[no-untyped-call]
+        given = arrayobj.make_array(array)(context, builder, args[0])
+        shape = cgutils.unpack_tuple(builder, given.shape, array.ndim)
+        made = cgutils.create_struct_proxy(kind)(context, builder)
         made.data, made.rows = given.data, shape[0]
         made.columns = shape[1] if array.ndim == 2 else I64(1)
         return made._getvalue()  # noqa: SLF001 Numba's own name
@@ -56,60 +57,50 @@ def _strip(_typing: Any, array: Any) -> Any:
     return kind(array), codegen
 
 
-def _address(context: Any, builder: Any, kind: Bare, bare: Any, row: Any, column: Any) -> Any:
-    """The address of an element."""
-    parts = cgutils.create_struct_proxy(kind)(context, builder, bare)  # type: ignore[no-untyped-call]
+@infer_global(operator.getitem)
+class _Read(AbstractTemplate):
+    def generic(self, args: Any, _kws: Any) -> Any:
+        return signature(args[0].dtype, *args) if isinstance(args[0], Bare) else None
+
+
+@infer_global(operator.setitem)
+class _Write(AbstractTemplate):
+    def generic(self, args: Any, _kws: Any) -> Any:
+        return signature(types.none, args[0], args[1], args[0].dtype) if isinstance(args[0], Bare) else None
+
+
+@infer_global(len)
+class _Measure(AbstractTemplate):
+    def generic(self, args: Any, _kws: Any) -> Any:
+        return signature(types.intp, *args) if isinstance(args[0], Bare) else None
+
+
+def _address(context: Any, builder: Any, kinds: Any, bare: Any, at: Any) -> Any:
+    """The address of an element: its place is one number, or a row and a column."""
+    parts = cgutils.create_struct_proxy(kinds[0])(context, builder, bare)
+    if kinds[0].ndim == 1:
+        return builder.gep(parts.data, [context.cast(builder, at, kinds[1], types.intp)])
+    places = cgutils.unpack_tuple(builder, at, 2)
+    row, column = (
+        context.cast(builder, place, kind, types.intp) for place, kind in zip(places, kinds[1].types, strict=True)
+    )
     return builder.gep(parts.data, [builder.add(builder.mul(row, parts.columns), column)])
 
 
-def _load(_typing: Any, bare: Any, _row: Any, _column: Any) -> Any:
-    def codegen(context: Any, builder: Any, _signature: Any, args: Any) -> Any:
-        return context.unpack_value(builder, bare.dtype, _address(context, builder, bare, *args))
-
-    return bare.dtype(bare, types.intp, types.intp), codegen
+@lower_builtin(operator.getitem, Bare, types.Any)
+def _read(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+    return context.unpack_value(builder, sig.args[0].dtype, _address(context, builder, sig.args, *args))
 
 
-def _store(_typing: Any, bare: Any, _row: Any, _column: Any, _value: Any) -> Any:
-    def codegen(context: Any, builder: Any, _signature: Any, args: Any) -> Any:
-        context.pack_value(builder, bare.dtype, args[3], _address(context, builder, bare, *args[:3]))
-        return context.get_dummy_value()
-
-    return types.void(bare, types.intp, types.intp, bare.dtype), codegen
+@lower_builtin(operator.setitem, Bare, types.Any, types.Any)
+def _write(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+    context.pack_value(builder, sig.args[0].dtype, args[2], _address(context, builder, sig.args, *args[:2]))
+    return context.get_dummy_value()
 
 
-def _count(_typing: Any, bare: Any) -> Any:
-    def codegen(context: Any, builder: Any, _signature: Any, args: Any) -> Any:
-        return cgutils.create_struct_proxy(bare)(context, builder, args[0]).rows  # type: ignore[no-untyped-call]
-
-    return types.intp(bare), codegen
-
-
-_bare, _get, _set, _rows = (cast("Any", intrinsic(each)) for each in (_strip, _load, _store, _count))
-
-
-@overload(operator.getitem, strict=False)
-def _read_element(array: Any, at: Any) -> Any:  # noqa: ARG001 Numba reads its argument names
-    if not isinstance(array, Bare):
-        return None
-    if array.ndim == 2:
-        return lambda array, at: _get(array, at[0], at[1])
-    return lambda array, at: _get(array, at, 0)
-
-
-@overload(operator.setitem, strict=False)
-def _write_element(array: Any, at: Any, value: Any) -> Any:  # noqa: ARG001 Numba reads its argument names
-    if not isinstance(array, Bare):
-        return None
-    if array.ndim == 2:
-        return lambda array, at, value: _set(array, at[0], at[1], value)
-    return lambda array, at, value: _set(array, at, 0, value)
-
-
-@overload(len, strict=False)
-def _length(array: Any) -> Any:
-    if isinstance(array, Bare):
-        return lambda array: _rows(array)  # noqa: PLW0108 as above
-    return None
+@lower_builtin(len, Bare)
+def _measure(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+    return cgutils.create_struct_proxy(sig.args[0])(context, builder, args[0]).rows
 
 
 if TYPE_CHECKING or numba.config.DISABLE_JIT:
@@ -118,4 +109,4 @@ if TYPE_CHECKING or numba.config.DISABLE_JIT:
         """The same array."""
         return array
 else:
-    bare = _bare
+    bare = intrinsic(_strip)

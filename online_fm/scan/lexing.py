@@ -35,7 +35,7 @@ __all__ = [
     "text_end",
 ]
 
-PLAIN: dict[str, Any] = {"error_model": "numpy"}
+PLAIN: dict[str, Any] = {"error_model": "numpy", "no_cpython_wrapper": True, "no_cfunc_wrapper": True}
 INLINE: dict[str, Any] = {**PLAIN, "forceinline": True}
 
 ABSENT, NULL, TEXT, LITERAL, INTEGER, REAL, LIST = range(7)
