@@ -233,6 +233,14 @@ def test_strided_timestamps_are_read_as_they_are() -> None:
     assert found.facts.moves_to.tolist() == [NOW_MS, 0, NOW_MS, NOW_MS]
 
 
+def test_an_event_time_is_believed_as_far_ahead_of_the_record_as_configured() -> None:
+    given = records(*[impression(b"{}")] * 3)
+    near = Records(given.partition, given.offsets, NOW_MS - 2500 + np.array([1, 0, -1]), given.values)
+    scanner = scanner_of("user", max_ahead_s=2.5)
+    compare(scanner, near, clicks=False)
+    assert scanned_alone(scanner, near) == [True, True, False]
+
+
 numbers = st.one_of(
     st.floats(allow_nan=False, allow_infinity=False).map(repr),
     st.floats(-1e7, 1e7, width=32).map(lambda x: repr(float(x))),

@@ -259,15 +259,13 @@ def skip(text: Text, at: int) -> int:
     depth, objects = 0, _NONE
     while True:
         c = byte(text, at)
-        empty = False
         if c in (_OPEN, _OPEN_LIST):
             if depth == _DEEPEST:
                 return -1
             depth += 1
             objects = objects << _ONE | (_ONE if c == _OPEN else _NONE)
             at = blank(text, at + 1)
-            empty = byte(text, at) == (_CLOSE if c == _OPEN else _CLOSE_LIST)
-            if not empty:
+            if byte(text, at) != (_CLOSE if c == _OPEN else _CLOSE_LIST):
                 if c == _OPEN:
                     at = _skip_key(text, at)
                     if at < 0:
@@ -283,7 +281,7 @@ def skip(text: Text, at: int) -> int:
             at = blank(text, at)
             inside = objects & _ONE != _NONE
             c = byte(text, at)
-            if c == _COMMA and not empty:
+            if c == _COMMA:
                 at = blank(text, at + 1)
                 if inside:
                     at = _skip_key(text, at)
@@ -292,7 +290,6 @@ def skip(text: Text, at: int) -> int:
                 break
             if c != (_CLOSE if inside else _CLOSE_LIST):
                 return -1
-            empty = False
             at, depth, objects = at + 1, depth - 1, objects >> _ONE
         else:
             return at
