@@ -23,6 +23,7 @@ from online_fm.model.kernels.lanes import prefetch
 __all__ = ["draw", "make_table", "tag_of"]
 
 AHEAD = 32
+GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 
 
 @njit(**INLINE)
@@ -46,12 +47,11 @@ def draw(tag: np.uint64, seed: np.uint64, sd: float, array: F32, at: int, n: int
     Component c is the sum of the four 16-bit lanes of mix(mix(tag ^ mix(seed)) + c golden), centred and scaled to
     the standard deviation `sd`: near enough to normal (excess kurtosis -.3), and bounded by 3.5 sd.
     """
-    golden = np.uint64(0x9E3779B97F4A7C15)
     low = np.uint64(0xFFFF)
-    x = mix((tag ^ mix(seed + golden)) + golden)
+    x = mix((tag ^ mix(seed + GOLDEN)) + GOLDEN)
     scale = sd / 37837.22
     for c in range(n):
-        x += golden
+        x += GOLDEN
         y = mix(x)
         lanes = (y & low) + ((y >> np.uint64(16)) & low) + ((y >> np.uint64(32)) & low) + (y >> np.uint64(48))
         array[at + c] = np.float32((np.float64(lanes) - 131070.0) * scale)
@@ -59,8 +59,8 @@ def draw(tag: np.uint64, seed: np.uint64, sd: float, array: F32, at: int, n: int
 
 @njit(**INLINE)
 def _home(tag: np.uint64, index: U64) -> np.uint64:
-    """Where a probe for the tag begins."""
-    return mix(tag) & np.uint64(index.size // 2 - 1)
+    """Where a probe for the tag begins: its key is a hash already, so Fibonacci's multiplication does (Knuth, 6.4)."""
+    return (tag * GOLDEN >> np.uint64(32)) & np.uint64(index.size // 2 - 1)
 
 
 @njit(**INLINE)
@@ -74,10 +74,16 @@ def _place(tag: np.uint64, index: U64) -> np.uint64:
 
 
 @njit(**INLINE)
+def _ask(tag: np.uint64, index: U64) -> None:
+    """Prefetch where a probe for the tag begins."""
+    prefetch(index, 2 * int(_home(tag, index)))
+
+
+@njit(**INLINE)
 def _ask_ahead(fld: U16, key: U32, j: int, index: U64) -> None:
     ahead = j + AHEAD
     if ahead < fld.size:
-        prefetch(index, 2 * int(_home(tag_of(fld[ahead], key[ahead]), index)))
+        _ask(tag_of(fld[np.uintp(ahead)], key[np.uintp(ahead)]), index)
 
 
 @cache
@@ -141,7 +147,7 @@ def make_table(fingerprint: int = FINGERPRINT) -> tuple[Callable[..., int], Call
                 return i
             for j in range(ptr[i], ptr[i + 1]):
                 _ask_ahead(fld, key, j, index)
-                tag = tag_of(fld[j], key[j])
+                tag = tag_of(fld[np.uintp(j)], key[np.uintp(j)])
                 place = _place(tag, index)
                 found = np.int64(index[place + np.uint64(1)]) - 1
                 if found < 0 and learn[i]:
@@ -157,7 +163,7 @@ def make_table(fingerprint: int = FINGERPRINT) -> tuple[Callable[..., int], Call
                                 flat[found * stride + v_at + width + c] = v_start
                     else:
                         counts[1] += 1
-                slot[j] = found
+                slot[np.uintp(j)] = found
         return ptr.size - 1
 
     @njit(types.void(fld, key, index, slot), **KERNEL)
@@ -166,13 +172,16 @@ def make_table(fingerprint: int = FINGERPRINT) -> tuple[Callable[..., int], Call
         _ = fingerprint
         for j in range(fld.size):
             _ask_ahead(fld, key, j, index)
-            slot[j] = np.int64(index[_place(tag_of(fld[j], key[j]), index) + np.uint64(1)]) - 1
+            tag = tag_of(fld[np.uintp(j)], key[np.uintp(j)])
+            slot[np.uintp(j)] = np.int64(index[_place(tag, index) + np.uint64(1)]) - 1
 
     @njit(types.int64(tags, array_of(types.uint64, written=True)), **KERNEL)
     def rehash(tags: U64, index: U64) -> int:
         """Enter `tags` into an empty index in order; return how many came before the first repeated one."""
         _ = fingerprint
         for slot in range(tags.size):
+            if slot + AHEAD < tags.size:
+                _ask(tags[slot + AHEAD], index)
             place = _place(tags[slot], index)
             if index[place + np.uint64(1)] != 0:
                 return slot
