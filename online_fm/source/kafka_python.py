@@ -56,7 +56,8 @@ def translated(doing: str) -> Iterator[None]:
         yield
     except kafka_errors.KafkaError as exc:
         error = SourceError(f"{doing}: {exc}")
-        error.retriable = exc.retriable
+        # a partition has no leader, named -1, while brokers come and go
+        error.retriable = exc.retriable or isinstance(exc, kafka_errors.UnknownBrokerIdError)
         raise error from exc
     except OSError as exc:
         raise SourceError(f"{doing}: {exc}") from exc
