@@ -13,7 +13,7 @@ import numpy as np
 from _peers import CACHE
 from numpy.typing import NDArray
 
-from online_fm.model.state import aligned_zeros
+from online_fm.model.state import reserved
 
 __all__ = ["compile_kernels", "lr", "pairwise"]
 
@@ -39,7 +39,7 @@ def compile_kernels(k: int, fields: int, lanes: int) -> ctypes.CDLL:
 
 def lr(size: int, fields: int) -> Train:
     """LR with FTRL (alpha .1, beta 1) over `size` records."""
-    return _trainer("lr_ftrl", compile_kernels(8, fields, 8), aligned_zeros(size, HEAD), 0.1, 1.0)
+    return _trainer("lr_ftrl", compile_kernels(8, fields, 8), reserved(size, HEAD), 0.1, 1.0)
 
 
 def pairwise(kind: str, k: int, size: int, fields: int) -> Train:
@@ -47,7 +47,7 @@ def pairwise(kind: str, k: int, size: int, fields: int) -> Train:
     used, lanes = (k, min(k, 16)) if kind == "fm" else (fields * k, 16)
     wide = -(-used // lanes) * lanes
     stride = HEAD + 2 * wide if kind == "fm" else -(-(HEAD + 2 * wide) // 16) * 16
-    records = aligned_zeros(size, stride)
+    records = reserved(size, stride)
     rng = np.random.default_rng(1)
     for part in range(0, size, 1 << 14):
         rows = records[part : part + (1 << 14)]

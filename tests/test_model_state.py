@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import msgspec
 import numba
@@ -33,6 +34,7 @@ from online_fm.model.kernels import FINGERPRINT
 from online_fm.model.kernels.mix import make_mix
 from online_fm.model.kernels.pairs import make_pairs, make_select
 from online_fm.model.kernels.table import make_table
+from online_fm.model.state import reserved
 
 pytestmark = as_python
 
@@ -125,6 +127,21 @@ def test_the_table_grows_without_changing_what_is_learned(config):
     assert (grown.features == seen) is not isinstance(config, Poly2)
     assert grown.state_hash() == small.state_hash()
     assert grown.overflowed == 0
+
+
+def test_a_table_takes_memory_only_as_it_is_used():
+    def resident_bytes() -> int:
+        fields = dict(line.split(":") for line in Path("/proc/self/status").read_text().splitlines())
+        return int(fields["VmRSS"].split()[0]) * 1024
+
+    before = resident_bytes()
+    records = reserved(1 << 28, 64)  # 64 GiB
+    records[:4096] = 1.0
+    assert records.ctypes.data % 64 == 0
+    assert not records[-1].any()
+    assert resident_bytes() - before < 16 << 20
+    with pytest.raises(MemoryError, match="lower model.max_features"):
+        reserved(1 << 44, 64)
 
 
 @pytest.mark.parametrize("name", [name for name in SOME if "poly2" not in name])
