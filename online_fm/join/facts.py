@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numba import njit
@@ -42,36 +43,30 @@ class Facts:
     def __len__(self) -> int:
         return len(self.kind)
 
-    def take(self, order: NDArray[np.int64]) -> Facts:
-        """The records at these positions, in this order."""
-        return Facts(
-            self.kind[order],
-            self.offset[order],
-            self.ts[order],
-            self.moves_to[order],
-            self.ident[order],
-            self.weight[order],
-            self.score[order],
-            self.label[order],
-            take_rows(self.rows, order),
-        )
+    def part(self, start: int, end: int) -> Facts:
+        """The records start:end; their columns are views."""
+        columns = {name: getattr(self, name)[start:end] for name in _COLUMNS}
+        return Facts(**columns, rows=self.rows.part(start, end))
 
     @staticmethod
     def concatenate(parts: Sequence[Facts]) -> Facts:
         """All records of these parts, one part after another; at least one part."""
         if len(parts) == 1:
             return parts[0]
-        return Facts(
-            np.concatenate([part.kind for part in parts]),
-            np.concatenate([part.offset for part in parts]),
-            np.concatenate([part.ts for part in parts]),
-            np.concatenate([part.moves_to for part in parts]),
-            np.concatenate([part.ident for part in parts]),
-            np.concatenate([part.weight for part in parts]),
-            np.concatenate([part.score for part in parts]),
-            np.concatenate([part.label for part in parts]),
-            concatenate_rows([part.rows for part in parts]),
-        )
+        return Facts(**_columns(parts), rows=concatenate_rows([part.rows for part in parts]))
+
+    @staticmethod
+    def gather(parts: Sequence[Facts], order: NDArray[np.int64]) -> Facts:
+        """The records at these positions of the parts, one part after another, in this order; others are left out."""
+        columns = {name: column[order] for name, column in _columns(parts).items()}
+        return Facts(**columns, rows=gather_rows([part.rows for part in parts], order))
+
+
+_COLUMNS = ("kind", "offset", "ts", "moves_to", "ident", "weight", "score", "label")
+
+
+def _columns(parts: Sequence[Facts]) -> dict[str, NDArray[Any]]:
+    return {name: np.concatenate([getattr(part, name) for part in parts]) for name in _COLUMNS}
 
 
 def concatenate_rows(parts: Sequence[Rows]) -> Rows:
@@ -81,28 +76,36 @@ def concatenate_rows(parts: Sequence[Rows]) -> Rows:
     return Rows(ptr, *(np.concatenate([getattr(part, name) for part in parts]) for name in ("fld", "key", "val")))
 
 
-def take_rows(rows: Rows, order: NDArray[np.int64]) -> Rows:
-    """The rows at these positions, in this order."""
-    return Rows(*_take(rows.ptr, rows.fld, rows.key, rows.val, order))
+def gather_rows(parts: Sequence[Rows], order: NDArray[np.int64]) -> Rows:
+    """The rows at these positions of the parts, one part after another, in this order; others are left out."""
+    lengths = np.concatenate([np.diff(part.ptr) for part in parts])
+    ptr = np.concatenate((np.zeros(1, np.int64), np.cumsum(lengths[order])))
+    rows = Rows(ptr, np.empty(ptr[-1], np.uint16), np.empty(ptr[-1], np.uint32), np.empty(ptr[-1], np.float32))
+    places = np.full(len(lengths), -1)
+    places[order] = np.arange(len(order))
+    for part in parts:
+        _put(part.ptr, part.fld, part.key, part.val, places[: len(part)], rows.ptr, rows.fld, rows.key, rows.val)
+        places = places[len(part) :]
+    return rows
 
 
 @njit(cache=True, nogil=True)
-def _take(
+def _put(
     ptr: NDArray[np.int64],
     fld: NDArray[np.uint16],
     key: NDArray[np.uint32],
     val: NDArray[np.float32],
-    order: NDArray[np.int64],
-) -> tuple[NDArray[np.int64], NDArray[np.uint16], NDArray[np.uint32], NDArray[np.float32]]:
-    ptr_out = np.zeros(len(order) + 1, np.int64)
-    for i in range(len(order)):
-        ptr_out[i + 1] = ptr_out[i] + ptr[order[i] + 1] - ptr[order[i]]
-    nnz = ptr_out[-1]
-    fld_out, key_out, val_out = np.empty(nnz, np.uint16), np.empty(nnz, np.uint32), np.empty(nnz, np.float32)
-    for i in range(len(order)):
-        at, start = ptr_out[i], ptr[order[i]]
-        for j in range(ptr_out[i + 1] - at):
-            fld_out[at + j] = fld[start + j]
-            key_out[at + j] = key[start + j]
-            val_out[at + j] = val[start + j]
-    return ptr_out, fld_out, key_out, val_out
+    places: NDArray[np.int64],
+    ptr_out: NDArray[np.int64],
+    fld_out: NDArray[np.uint16],
+    key_out: NDArray[np.uint32],
+    val_out: NDArray[np.float32],
+) -> None:
+    """Copy each row to its place, unless that is negative."""
+    for i in range(len(places)):
+        if places[i] >= 0:
+            at, start = ptr_out[places[i]], ptr[i]
+            for j in range(ptr[i + 1] - start):
+                fld_out[at + j] = fld[start + j]
+                key_out[at + j] = key[start + j]
+                val_out[at + j] = val[start + j]

@@ -59,8 +59,8 @@ class _Queue:
                 taken.append(self.parts.pop(0))
                 continue
             if n:
-                taken.append((key[:n], facts.take(np.arange(n))))
-                self.parts[0] = (key[n:], facts.take(np.arange(n, len(key))))
+                taken.append((key[:n], facts.part(0, n)))
+                self.parts[0] = (key[n:], facts.part(n, len(key)))
             break
         if taken:
             key, facts = taken[-1]
@@ -111,12 +111,12 @@ class Merger:
         if not taken:
             return None
         keys = np.concatenate([key for key, _, _ in taken])
-        facts = Facts.concatenate([facts for _, facts, _ in taken])
+        parts = [facts for _, facts, _ in taken]
         if len({lane for _, _, lane in taken}) == 1:
-            return Merged(facts, keys)
+            return Merged(Facts.concatenate(parts), keys)
         # taken partition by partition in lane order, offsets rising: a stable sort by key is the whole order
         order = np.argsort(keys, kind="stable")
-        return Merged(facts.take(order), keys[order])
+        return Merged(Facts.gather(parts, order), keys[order])
 
     def waiting(self) -> dict[Lane, int]:
         """Records read and not yet merged, per partition."""

@@ -87,7 +87,7 @@ def _read(records: Records, kind: int, tables: Tables | None, general: Callable[
         rest = _in_pieces(_at(records, unusual), general)
         order = np.arange(n)
         order[unusual] = np.arange(n, n + len(unusual))
-        scanned.facts = Facts.concatenate([facts, rest.facts]).take(order)
+        scanned.facts = Facts.gather([facts, rest.facts], order)
         scanned.reasons = {int(unusual[i]): reason for i, reason in rest.reasons.items()}
         _add_counts(scanned, rest)
     return scanned
