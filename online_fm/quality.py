@@ -116,7 +116,7 @@ def _observe_ranked(
     scale = BINS / (2.0 * most)
     for i in range(p.size):
         w = np.float64(weight[i])
-        if w == 0.0:
+        if w == 0.0 or math.isnan(p[i]):
             continue
         if cursor[1] == pane_size:
             cursor[0] = (cursor[0] + 1) % PANES
@@ -159,7 +159,7 @@ def _observe_squared(
     """As above, for predictions that are numbers: nothing is ranked."""
     for i in range(p.size):
         w = np.float64(weight[i])
-        if w == 0.0:
+        if w == 0.0 or math.isnan(p[i]):
             continue
         if cursor[1] == pane_size:
             cursor[0] = (cursor[0] + 1) % PANES
@@ -197,7 +197,7 @@ class Quality:
         self._cursor = np.zeros(2, np.int64)
 
     def observe(self, p: NDArray[np.float32], label: NDArray[np.float32], weight: NDArray[np.float32]) -> None:
-        """Add n examples in their order."""
+        """Add n examples in their order; what has no weight or no prediction (NaN) is none."""
         sums, counted = (self._sums, self._pane_sums), (self._masses, self._pane_masses)
         place = (self._cursor, self._pane_size)
         if self.loss == "squared":

@@ -276,3 +276,15 @@ def test_a_pane_never_has_more_examples_than_a_bin_can_count() -> None:
     assert msgspec.convert({"window": 2**28}, QualityConfig).window / PANES < 2**24
     with pytest.raises(msgspec.ValidationError, match="window"):
         msgspec.convert({"window": 2**28 + 1}, QualityConfig)
+
+
+@pytest.mark.parametrize("loss", ["log", "squared", "hinge"])
+def test_what_has_no_weight_or_no_prediction_is_no_example(loss):
+    p, label, weight = examples(3000, -1.0)
+    whole, part = Quality(1000, loss), Quality(1000, loss)
+    weight[::3], p[1::3] = 0.0, np.nan
+    whole.observe(p, label, weight)
+    part.observe(p[2::3].copy(), label[2::3].copy(), weight[2::3].copy())
+    assert whole.since_start() == part.since_start()
+    assert whole.since_start().examples == 1000
+    assert whole.window() == part.window()

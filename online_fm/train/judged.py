@@ -78,11 +78,11 @@ class JudgedLearner:
         """
         outcome = self.learner.step(batch.rows, batch.label, batch.weight, batch.learn, batch.ts)
         predictions = {"impression": keep(outcome.p), "learning": outcome.p, "served": batch.score}
-        judged = batch.learn & ~outcome.quarantined
+        judged = batch.weight * (batch.learn & ~outcome.quarantined)
         for moment, quality in self.quality.items():
-            _judge(quality, predictions[moment], batch, judged)
+            quality.observe(predictions[moment], batch.label, judged)
         for name, quality in self.members.items():
-            _judge(quality, outcome.members[name], batch, judged)
+            quality.observe(outcome.members[name], batch.label, judged)
         lost = batch.clicked[batch.learn & outcome.quarantined]
         self.quarantined.update("positive" if clicked else "negative" for clicked in lost)
 
@@ -112,9 +112,3 @@ class JudgedLearner:
         """By the part of the state that it is."""
         members = {f"quality.member.{name}": quality for name, quality in self.members.items()}
         return {f"quality.{moment}": quality for moment, quality in self.quality.items()} | members
-
-
-def _judge(quality: Quality, p: Predictions, batch: Batch, judged: NDArray[np.bool_]) -> None:
-    """Judge those that are there."""
-    there = judged & ~np.isnan(p)
-    quality.observe(p[there], batch.label[there], batch.weight[there])
