@@ -97,7 +97,7 @@ def _forward(
     q = zero
     k = len(zero)
     for j in range(lo, hi):
-        ask(j + hi - lo, slot, flat, stride, 0, stride)
+        ask(j + 2 * (hi - lo), slot, flat, stride, 0, stride)
         x, f, at = val[np.uintp(j)], int(fld[np.uintp(j)]), int(slot[np.uintp(j)]) * stride
         x_max = max(x_max, abs(x))
         read_weight(w_kind, states, j - lo, x, f, flat, at, fields, hw, memo)

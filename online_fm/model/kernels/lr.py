@@ -59,7 +59,7 @@ def _forward(
     variance = np.float64(bias[1]) if w_kind == KALMAN else 0.0
     x_max = np.float32(0.0)
     for j in range(lo, hi):
-        ask(j + hi - lo, slot, flat, stride, 0, stride)
+        ask(j + 2 * (hi - lo), slot, flat, stride, 0, stride)
         x, f, at = val[np.uintp(j)], int(fld[np.uintp(j)]), int(slot[np.uintp(j)]) * stride
         x_max = max(x_max, abs(x))
         read_weight(w_kind, states, j - lo, x, f, flat, at, fields, hw, memo)
