@@ -27,6 +27,7 @@ from reference import Row, rows_of
 from reference_factors import initial_factors
 from reference_optim import sigmoid
 
+from online_fm.errors import ConfigError
 from online_fm.features.batch import Rows
 from online_fm.model import make_learner
 from online_fm.model.config import Ffm, Fm, Lr, Mf, Poly2
@@ -140,7 +141,7 @@ def test_a_table_takes_memory_only_as_it_is_used():
     assert records.ctypes.data % 64 == 0
     assert not records[-1].any()
     assert resident_bytes() - before < 16 << 20
-    with pytest.raises(MemoryError, match="lower model"):
+    with pytest.raises(ConfigError, match="max_features"):
         reserved(1 << 44, 64)
 
 

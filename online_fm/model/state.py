@@ -23,6 +23,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from online_fm.errors import ConfigError
 from online_fm.features.batch import Rows
 from online_fm.model.kernels.table import make_table
 
@@ -65,14 +66,13 @@ def _lines(stride: int) -> int:
 def reserved(rows: int, stride: int) -> NDArray[np.float32]:
     """f32[rows, stride] of zeros on a page of its own, which take memory once they are touched.
 
-    MemoryError where the system does not even give addresses (`ulimit -v`, vm.overcommit_memory = 2).
+    ConfigError where the system does not even give addresses (`ulimit -v`, vm.overcommit_memory = 2).
     """
-    size_bytes = 4 * rows * stride
     try:
-        area = mmap.mmap(-1, size_bytes, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | NORESERVE)
+        area = mmap.mmap(-1, 4 * rows * stride, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | NORESERVE)
     except OSError as problem:
-        raise MemoryError(
-            f"{rows} records of {4 * stride} bytes cannot be reserved; lower model.max_features"
+        raise ConfigError(
+            f"model.max_features: {rows} records of {4 * stride} bytes are more than the system gives addresses for"
         ) from problem
     if HUGE_PAGES is not None:
         area.madvise(HUGE_PAGES)

@@ -1,10 +1,10 @@
 """Looking ahead in a batch: its widest row, and the records that come next.
 
-Memory answers in about 140 ns, and a row of 39 features takes as long to predict: so with each feature the one that lies
-two rows further on is asked for, in FFM, whose rows take longer and fill the cache, one row. (With one row LR's and
-FM's predictions took a quarter longer.) The slots of the whole batch are known by then (`table.resolve`). LR and FM run
-1.9 times as fast; FFM, whose records are tens of lines each, 4.7 times (39 fields, k=4, .4 GB of records: 14.6 to 3.0
-us per event), if the requests are spread over the row's work: all at once, before it, gave 7.9 us.
+Memory answers in about 140 ns, and a row of 39 features takes as long to predict: so with each feature the one that
+lies two rows further on is asked for; in FFM, whose rows take longer and fill the cache, one row. (With one row LR's
+and FM's predictions took a quarter longer.) The slots of the whole batch are known by then (`table.resolve`). LR and FM
+run 1.9 times as fast; FFM, whose records are tens of lines each, 4.7 times (39 fields, k=4, .4 GB of records: 14.6 to
+3.0 us per event), if the requests are spread over the row's work: all at once, before it, gave 7.9 us.
 """
 
 from __future__ import annotations
