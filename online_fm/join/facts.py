@@ -57,7 +57,7 @@ class Facts:
 
     @staticmethod
     def gather(parts: Sequence[Facts], order: NDArray[np.int64]) -> Facts:
-        """The records at these positions of the parts, one part after another, in this order; others are left out."""
+        """The records at these positions of the parts, one part after another, in this order, each at most once."""
         columns = {name: column[order] for name, column in _columns(parts).items()}
         return Facts(**columns, rows=gather_rows([part.rows for part in parts], order))
 
@@ -77,7 +77,7 @@ def concatenate_rows(parts: Sequence[Rows]) -> Rows:
 
 
 def gather_rows(parts: Sequence[Rows], order: NDArray[np.int64]) -> Rows:
-    """The rows at these positions of the parts, one part after another, in this order; others are left out."""
+    """The rows at these positions of the parts, one part after another, in this order, each at most once."""
     lengths = np.concatenate([np.diff(part.ptr) for part in parts])
     ptr = np.concatenate((np.zeros(1, np.int64), np.cumsum(lengths[order])))
     rows = Rows(ptr, np.empty(ptr[-1], np.uint16), np.empty(ptr[-1], np.uint32), np.empty(ptr[-1], np.float32))

@@ -82,11 +82,11 @@ class _Parameters:
     fields f32[FIELD_ROWS, F padded]; pairs f32[2, F, F padded] of R and its sum, empty without them.
     """
 
-    def __init__(self, config: SingleConfig, fields: Sequence[str], *, learns: bool) -> None:
+    def __init__(self, config: SingleConfig, fields: Sequence[str], max_features: int, *, learns: bool) -> None:
         check_fields(config, fields)
         self.config = config
         self.design = design = Design(config, fields, learns=learns)
-        self.table = Table(design.layout, config.max_features, design.seed, design.init_sd)
+        self.table = Table(design.layout, max_features, design.seed, design.init_sd)
         self.bias = design.first_bias()
         n = len(design.fields)
         width = -(-n // PANEL) * PANEL
@@ -197,7 +197,7 @@ class Learner:
     """A model with its optimizer state: predicts each row, then learns it. `fields` names the fields, by number."""
 
     def __init__(self, config: SingleConfig, fields: Sequence[str]) -> None:
-        self.config, self._known = config, _Parameters(config, fields, learns=True)
+        self.config, self._known = config, _Parameters(config, fields, config.max_features, learns=True)
         self._design = self._known.design
         self._step, self._predict = self._design.make_step(), self._design.make_predict()
         self._tick = np.full(1, -1, np.int64)
@@ -361,8 +361,7 @@ class Predictor:
     def __init__(self, config: SingleConfig, fields: Sequence[str], parameters: Mapping[str, NDArray[Any]]) -> None:
         self.config = config
         n = len(tensor(parameters, "tags", np.uint64, (None,)))
-        self._known = _Parameters(config, fields, learns=False)
-        self._known.table.max_features = max(n, 1)
+        self._known = _Parameters(config, fields, max(n, 1), learns=False)
         self._known.fill(parameters, self._known.served(), 0)
         self._predict = self._known.design.make_predict()
 

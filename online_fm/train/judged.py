@@ -78,7 +78,7 @@ class JudgedLearner:
         """
         outcome = self.learner.step(batch.rows, batch.label, batch.weight, batch.learn, batch.ts)
         predictions = {"impression": keep(outcome.p), "learning": outcome.p, "served": batch.score}
-        judged = batch.weight * (batch.learn & ~outcome.quarantined)
+        judged = np.where(batch.learn & ~outcome.quarantined, batch.weight, np.float32(0))
         for moment, quality in self.quality.items():
             quality.observe(predictions[moment], batch.label, judged)
         for name, quality in self.members.items():

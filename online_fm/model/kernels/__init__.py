@@ -2,7 +2,7 @@
 
 What the profile taught, in order of worth (39 one-hot fields, Zipf, ns per event):
 1. All that belongs to a feature lies in one record, `w s1 s2 _ | v... | state of v...`: 1.7x against separate arrays.
-2. While a row is worked on, the next row's records are prefetched (`ahead`): 1.9x for LR and FM, 4.7x for FFM.
+2. While a row is worked on, the records of the next ones are prefetched (`ahead`): 1.9x for LR and FM, 4.7x for FFM.
 3. Vector code is written as such (`lanes`), not left to the optimiser.
 4. Indices are unsigned (`np.uintp`): a signed one is tested for being negative at each access, a sixth of the time.
 5. No fast-math flag is set: each operation is rounded once, in the order written, so `predict`, `step` and every

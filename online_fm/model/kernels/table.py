@@ -4,9 +4,10 @@ A tag is `field << 32 | key`. The index is an open-addressing hash table of pair
 interleaved so that a probe is one cache line; linear probing at a load of at most one half. The tag is compared,
 so two features never share a record: collisions cost more log-loss than any tuning wins back.
 
-`resolve` is one pass over a batch before it is learned. Rows that will be learned insert what they bring; the others
-only look up, and so see exactly what an earlier learned row inserted. Slot -1 is a feature without a record: it
-contributes its initial value and does not learn.
+`resolve` goes over a batch before it is learned: first all features are looked for, in blocks, then row by row those
+that were not found at once. Rows that will be learned insert what they bring; the others only look up, and so see
+exactly what an earlier learned row inserted: nothing is ever taken out, so what was found early stays. Slot -1 is a
+feature without a record: it contributes its initial value and does not learn.
 """
 
 from __future__ import annotations
