@@ -126,8 +126,8 @@ def answers(prometheus: httpx.Client, query: str) -> list[dict[str, object]]:
 
 
 def up(prometheus: httpx.Client) -> bool:
-    try:
-        return len(answers(prometheus, "up == 1")) == 2
+    try:  # it listens before it is ready, and answers 503 meanwhile
+        return prometheus.get("/-/ready").status_code == 200 and len(answers(prometheus, "up == 1")) == 2
     except httpx.TransportError:
         return False
 

@@ -26,8 +26,9 @@ def read_weight(
 ) -> None:
     """Take the weight of the row's i-th feature, of field f and value x: h w into `hw`, h = tau x.
 
-    With `states`, weight and state go to the memo too; of kind Kalman they go there alone. One way in and one way
-    out: with several, Numba counts references to the arrays in the loop, at twice its cost.
+    With `states`, weight and state go to the memo too (what is there of a feature without a record means nothing, and
+    goes nowhere); of kind Kalman they go there alone. One way in and one way out: with several, Numba counts references
+    to the arrays in the loop, at twice its cost.
     """
     tau = fields[TAU, np.uintp(f)]
     if kind == KALMAN:
@@ -37,7 +38,7 @@ def read_weight(
         w = flat[np.uintp(first)]
         hw[np.uintp(i)] = tau * x * (w if at >= 0 else NOTHING)
         if states > 0:
-            memo[np.uintp(i)] = x if at >= 0 else NOTHING
+            memo[np.uintp(i)] = x
             memo[np.uintp(size + i)] = tau
             memo[np.uintp(2 * size + i)] = w
             for c in range(states):
