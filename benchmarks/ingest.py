@@ -1,11 +1,11 @@
 """From JSON bytes in memory to a learned example, one process: the whole pipeline, a plain design, and River.
 
 39 fields, about 620 bytes an impression, the clicks of 5 % of them; scan, merge, join, predict, learn, judge. Timed
-is the second half of the stream, with the table as the first half left it (300,000 features), as a daemon finds it all
-its life but the first seconds. The plain design takes impressions alone, whose labels it is told: orjson, a loop over
-the fields that hashes, the same kernel. River decodes the same bytes and learns the same labels with its own FM, on a
-prefix. Events a second of the processor's time, the best of the turns that all but River take; a first table says
-where the pipeline's goes, room by room.
+is the second half of the stream, with the table as the first half left it, as a daemon finds it all its life but the
+first seconds. The plain design takes impressions alone, whose labels it is told: orjson, a loop over the fields that
+hashes, the same kernel. River decodes the same bytes and learns the same labels with its own FM, on a prefix. Events a
+second of the processor's time, the best of the turns that all but River take; a first table says where the pipeline's
+goes, room by room.
 
     python benchmarks/ingest.py [--json]
 """

@@ -4,9 +4,9 @@ Invariant: feature number `i` (in the order of first learning) has its tag in `t
 optimizer state in `records[i]`; the index holds exactly the tags `tags[:size]`; records from `size` on are 0. There are
 at most `max_features`; a feature of a learned row that then finds no place is counted in `overflowed`, each time.
 
-Addresses for all of them are reserved at once, memory comes as records are used: a table that doubled spent a third of
-an FFM's time on copies while it was young (39 fields, k=4, 300,000 features in 200,000 events: 5 of 17 us an event).
-Only the index doubles. Huge pages, of 2 MiB, begin behind the first 4 MiB, so that a small model stays small.
+Addresses for all of them are reserved at once, memory comes as records are used: a table that doubles copies itself
+again and again while it is young, which an FFM, with its large records, feels most. Only the index doubles. Huge pages,
+of 2 MiB, begin behind the first 4 MiB, so that a small model stays small.
 
 A record is `w states... | v | state of v...` in float32, padded so that it touches as few cache lines as it can
 wherever it begins (separate arrays cost a factor of 1.7 and more). The canonical form, `columns()`, knows nothing of

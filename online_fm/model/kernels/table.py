@@ -86,8 +86,8 @@ def _ask(tag: np.uint64, index: U64) -> None:
 def _look(fld: U16, key: U32, start: int, index: U64, slot: I32) -> None:
     """Fill `slot[start:]` for the features that lie at one of the first two places of their probe, the others UNKNOWN.
 
-    Blocks of features, each asked for while the one before is read, in loops without branches: a probe that ends where
-    it may was mispredicted once in six features, and took half as long again.
+    Blocks of features, each asked for while the one before is read, in loops without branches: the CPU cannot foresee
+    where a probe ends, and stumbles.
     """
     home, mask = np.empty(2 * BLOCK, np.uint64), np.uint64(index.size - 1)
     for block in range(start, fld.size + BLOCK, BLOCK):
