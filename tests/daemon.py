@@ -23,7 +23,7 @@ from online_fm.source.port import TopicPartition
 from online_fm.train.checkpoint import Checkpoints
 from online_fm.train.pipeline import Pipeline
 
-__all__ = ["IN_BATCHES_OF", "Folder", "free_port", "get", "until"]
+__all__ = ["IN_BATCHES_OF", "Folder", "children", "free_port", "get", "until"]
 
 IN_BATCHES_OF = """
 import sys
@@ -57,6 +57,14 @@ def until(what: Callable[[], object], within_s: float = 60.0) -> None:
     while not what():
         assert time.monotonic() < give_up_s, "it did not happen in time"
         time.sleep(0.02)
+
+
+def children(pid: int) -> list[int]:
+    """The processes that this one has started to hold a Kafka client."""
+    found = subprocess.run(
+        ["pgrep", "-P", str(pid), "-f", "client_process"], capture_output=True, text=True, check=False
+    )
+    return [int(line) for line in found.stdout.split()]
 
 
 class Folder:

@@ -8,15 +8,19 @@ from kafka import errors as kafka_errors
 from online_fm.errors import SourceError
 from online_fm.source import confluent, kafka_python
 from online_fm.source.config import ConfluentConfig, KafkaPythonConfig, Secret
-from online_fm.source.open import open_source
+from online_fm.source.kafka_source import KafkaSource
 
 
-@pytest.mark.parametrize("config", [KafkaPythonConfig, ConfluentConfig])
-def test_brokers_that_do_not_answer_are_an_error_that_may_pass(config, monkeypatch):
+@pytest.mark.parametrize(
+    ("config", "client"),
+    [(KafkaPythonConfig, kafka_python.KafkaPythonClient), (ConfluentConfig, confluent.ConfluentClient)],
+)
+def test_brokers_that_do_not_answer_are_an_error_that_may_pass(config, client, monkeypatch):
     monkeypatch.setitem(kafka_python.DEFAULTS, "bootstrap_timeout_ms", 1000)
     monkeypatch.setattr(confluent, "BEGIN_S", 1.0)
+    made = config(brokers=["127.0.0.1:9"])
     with pytest.raises(SourceError, match=r"127\.0\.0\.1:9.*source\.options") as raised:
-        open_source(config(brokers=["127.0.0.1:9"]))
+        KafkaSource(made, lambda: client(made))
     assert raised.value.retriable
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import time
+from pathlib import Path
 
 import pytest
 import yaml
-from daemon import Folder, until
+from daemon import Folder, children, until
 from traffic import pipeline, read_all, records, source
 
 from online_fm.source.port import TopicPartition
@@ -77,6 +79,23 @@ def test_a_broker_that_restarts_in_the_middle_costs_nothing(tmp_path, kafka, who
         assert worker.poll() is None, folder.log()
     until(lambda: level(folder, whole), 120)
     folder.stop(worker)
+    assert restored(folder).learner.state_hash() == whole.learner.state_hash()
+
+
+def test_the_death_of_the_client_s_process_ends_the_worker_and_costs_nothing(tmp_path, kafka, whole) -> None:
+    folder, _ = on_kafka(tmp_path, kafka, "confluent")
+    worker = folder.start("train", "checkpoint.interval_s=0.1", batch_records=50)
+    until(folder.checkpoints)
+    (client,) = children(worker.pid)
+    os.kill(client, signal.SIGKILL)
+    assert worker.wait(30) == 1
+    assert "the process of the Kafka client has ended, with code -9" in folder.log()
+    worker = folder.start("train")
+    until(lambda: level(folder, whole), 120)
+    (client,) = children(worker.pid)
+    worker.send_signal(signal.SIGKILL)
+    worker.wait()
+    until(lambda: not Path(f"/proc/{client}").exists())
     assert restored(folder).learner.state_hash() == whole.learner.state_hash()
 
 

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from online_fm.errors import ConfigError
-from online_fm.source.config import ConfluentConfig, FilesConfig, SourceConfig
+from online_fm.source.config import FilesConfig, SourceConfig
 from online_fm.source.port import Source
 
 __all__ = ["open_source"]
@@ -20,16 +19,7 @@ def open_source(config: SourceConfig, *, time_of: Callable[[bytes], int | None] 
         from online_fm.source.files import FilesSource
 
         return FilesSource(config, time_of=time_of)
+    from online_fm.source.client_process import ClientProcess
     from online_fm.source.kafka_source import KafkaSource
 
-    if isinstance(config, ConfluentConfig):
-        try:
-            from online_fm.source.confluent import ConfluentClient
-        except ImportError as exc:
-            raise ConfigError(
-                "source.kind: `confluent` needs confluent-kafka", hint="pip install 'online-fm[confluent]'"
-            ) from exc
-        return KafkaSource(config, lambda: ConfluentClient(config))
-    from online_fm.source.kafka_python import KafkaPythonClient
-
-    return KafkaSource(config, lambda: KafkaPythonClient(config))
+    return KafkaSource(config, lambda: ClientProcess(config))

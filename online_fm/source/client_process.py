@@ -1,0 +1,250 @@
+"""`ClientProcess`: a Kafka client in a process of its own, so that it and the learner do not share one interpreter.
+
+Invariant: a call is answered before the next one is made; what the client raises over there is raised here. Neither
+outlives the other: the process leaves once the worker's end of the socket is gone, however that came about; where the
+process is gone, a call is an error that is not retriable, and the worker goes on from its checkpoint.
+
+A client makes Python objects of every record, and holds the interpreter's lock meanwhile, for some milliseconds at a
+time; the learner needs that lock between any two kernels. With both in one process a third of its time was waiting.
+
+A message is its length in 8 bytes, a byte that says what it is, and msgpack: the configuration (secrets are read over
+there) or `[name, arguments]` one way, an answer or a `Problem` the other.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import struct
+import subprocess
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
+from functools import partial
+from typing import Any, Literal, NamedTuple
+
+import msgspec
+import numpy as np
+
+from online_fm.errors import ConfigError, SourceError
+from online_fm.source.client import Client, OutOfRangeError
+from online_fm.source.config import ConfluentConfig, KafkaPythonConfig
+from online_fm.source.port import Records, TopicPartition
+
+__all__ = ["ClientProcess"]
+
+LEAVE_S = 5.0  # for its client to say goodbye
+LENGTH = struct.Struct("=Q")
+CALL, ANSWER, PROBLEM = b"c", b"a", b"p"
+Kafka = KafkaPythonConfig | ConfluentConfig
+Offsets = dict[TopicPartition, int]
+
+
+class ProcessGoneError(SourceError):
+    """The process that holds the client has ended."""
+
+    retriable = False
+
+
+class Chunk(msgspec.Struct):
+    """`Records` as they come over: their arrays as bytes."""
+
+    partition: TopicPartition
+    offsets: bytes
+    timestamps: bytes
+    values: list[bytes]
+
+
+class Problem(msgspec.Struct):
+    """What a client raised, other than a bug."""
+
+    kind: Literal["source", "config", "range"]
+    message: str = ""
+    hint: str | None = None
+    retriable: bool = False
+    partition: TopicPartition | None = None
+
+    @classmethod
+    def of(cls, error: Exception) -> Problem:
+        if isinstance(error, OutOfRangeError):
+            return cls("range", partition=error.partition)
+        kind: Literal["source", "config"] = "config" if isinstance(error, ConfigError) else "source"
+        return cls(kind, error.args[0], getattr(error, "hint", None), getattr(error, "retriable", False))
+
+    def error(self) -> Exception:
+        if self.partition is not None:
+            return OutOfRangeError(self.partition)
+        error = (ConfigError if self.kind == "config" else SourceError)(self.message, hint=self.hint)
+        error.retriable = self.retriable
+        return error
+
+
+class Method(NamedTuple):
+    """How a method's arguments and its answer are read at the other end."""
+
+    arguments: msgspec.msgpack.Decoder[Any]
+    answer: msgspec.msgpack.Decoder[Any]
+
+
+def _method(arguments: object, answer: object) -> Method:
+    return Method(msgspec.msgpack.Decoder(arguments), msgspec.msgpack.Decoder(answer))
+
+
+METHODS = {
+    "partitions": _method(tuple[list[str]], frozenset[TopicPartition]),
+    "assign": _method(tuple[Offsets], None),
+    "fetch": _method(tuple[int, int], list[Chunk]),
+    "position": _method(tuple[TopicPartition], int),
+    "first_offsets": _method(tuple[list[TopicPartition]], Offsets),
+    "end_offsets": _method(tuple[list[TopicPartition]], Offsets),
+    "pause": _method(tuple[TopicPartition], None),
+    "resume": _method(tuple[TopicPartition], None),
+    "commit": _method(tuple[Offsets], None),
+    "close": _method(tuple[()], None),
+}
+
+
+class ClientProcess:
+    """A `Client`: the one that the configuration names, at the other end of a socket."""
+
+    def __init__(self, config: Kafka) -> None:
+        self._socket, theirs = socket.socketpair()
+        with theirs:
+            self._process = subprocess.Popen(  # noqa: S603 - this very module
+                [sys.executable, "-P", "-m", __name__, str(theirs.fileno())],
+                env=os.environ | {"PYTHONPATH": os.pathsep.join(map(os.path.abspath, sys.path))},
+                pass_fds=[theirs.fileno()],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+            )
+        try:
+            self._ask(msgspec.msgpack.encode(config), msgspec.msgpack.Decoder(None))
+        except BaseException:
+            self._leave()
+            raise
+
+    def partitions(self, topics: Sequence[str]) -> frozenset[TopicPartition]:
+        return frozenset(self._call("partitions", topics))
+
+    def assign(self, positions: Mapping[TopicPartition, int]) -> None:
+        self._call("assign", positions)
+
+    def fetch(self, max_records: int, timeout_ms: int) -> list[Records]:
+        return [
+            Records(c.partition, np.frombuffer(c.offsets, np.int64), np.frombuffer(c.timestamps, np.int64), c.values)
+            for c in self._call("fetch", max_records, timeout_ms)
+        ]
+
+    def position(self, partition: TopicPartition) -> int:
+        return int(self._call("position", partition))
+
+    def first_offsets(self, partitions: Iterable[TopicPartition]) -> dict[TopicPartition, int]:
+        return dict(self._call("first_offsets", list(partitions)))
+
+    def end_offsets(self, partitions: Iterable[TopicPartition]) -> dict[TopicPartition, int]:
+        return dict(self._call("end_offsets", list(partitions)))
+
+    def pause(self, partition: TopicPartition) -> None:
+        self._call("pause", partition)
+
+    def resume(self, partition: TopicPartition) -> None:
+        self._call("resume", partition)
+
+    def commit(self, offsets: Mapping[TopicPartition, int]) -> None:
+        self._call("commit", offsets)
+
+    def close(self) -> None:
+        try:
+            with suppress(OSError, ProcessGoneError):  # it may have gone before
+                self._socket.settimeout(LEAVE_S)
+                self._call("close")
+        finally:
+            self._leave()
+
+    def _call(self, name: str, *arguments: object) -> Any:  # noqa: ANN401 - as `METHODS` says
+        return self._ask(msgspec.msgpack.encode((name, arguments)), METHODS[name].answer)
+
+    def _ask(self, question: bytes, decoder: msgspec.msgpack.Decoder[Any]) -> Any:  # noqa: ANN401 - as `decoder` says
+        with suppress(OSError):  # then no answer will come either
+            _send(self._socket, CALL, question)
+        message = _receive(self._socket)
+        if message is None:
+            raise ProcessGoneError(f"the process of the Kafka client has ended, with code {self._leave()}")
+        if message[:1] == PROBLEM:
+            raise msgspec.msgpack.decode(message[1:], type=Problem).error()
+        return decoder.decode(message[1:])
+
+    def _leave(self) -> int:
+        """Part from the process, and see it end; give its exit code."""
+        self._socket.close()
+        try:
+            return self._process.wait(LEAVE_S)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            return self._process.wait()
+
+
+def _send(to: socket.socket, kind: bytes, content: bytes) -> None:
+    to.sendall(LENGTH.pack(len(kind) + len(content)) + kind)
+    to.sendall(content)
+
+
+def _receive(source: socket.socket) -> memoryview | None:
+    """The next message, its kind first; None if there will be none."""
+    with suppress(OSError):
+        header = source.recv(LENGTH.size, socket.MSG_WAITALL)
+        if len(header) == LENGTH.size:
+            message = bytearray(*LENGTH.unpack(header))
+            if source.recv_into(message, flags=socket.MSG_WAITALL) == len(message):
+                return memoryview(message)
+    return None
+
+
+# The process's own: nothing below runs in the worker.
+
+
+def _connect(config: Kafka) -> Client:
+    if isinstance(config, ConfluentConfig):
+        try:
+            from online_fm.source.confluent import ConfluentClient
+        except ImportError as exc:
+            raise ConfigError(
+                "source.kind: `confluent` needs confluent-kafka", hint="pip install 'online-fm[confluent]'"
+            ) from exc
+        return ConfluentClient(config)
+    from online_fm.source.kafka_python import KafkaPythonClient
+
+    return KafkaPythonClient(config)
+
+
+def _do(client: Client, call: memoryview) -> object:
+    name, arguments = msgspec.msgpack.decode(call, type=tuple[str, msgspec.Raw])
+    return getattr(client, name)(*METHODS[name].arguments.decode(arguments))
+
+
+def _reply(to: socket.socket, doing: Callable[[], object]) -> None:
+    """Send what `doing` gives, or raises."""
+    try:
+        answer = doing()
+    except (SourceError, ConfigError, OutOfRangeError) as error:
+        _send(to, PROBLEM, msgspec.msgpack.encode(Problem.of(error)))
+    else:
+        _send(to, ANSWER, msgspec.msgpack.encode(answer, enc_hook=np.ndarray.tobytes))
+
+
+def main(number: int) -> None:
+    """Answer at the socket with this file number until the other end is gone."""
+    for meant_for_the_worker in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(meant_for_the_worker, signal.SIG_IGN)
+    clients: list[Client] = []
+    with socket.socket(fileno=number) as worker, suppress(ConnectionError):
+        if config := _receive(worker):
+            _reply(worker, lambda: clients.append(_connect(msgspec.msgpack.decode(config[1:], type=Kafka))))
+        while clients and (message := _receive(worker)):
+            _reply(worker, partial(_do, clients[0], message[1:]))
+    os._exit(0)  # whatever a client still does behind one's back
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]))

@@ -1,0 +1,86 @@
+"""A client in a process of its own: its errors arrive, and neither the process nor the worker outlives the other."""
+
+from __future__ import annotations
+
+import os
+import signal
+
+import pytest
+from daemon import children, until
+
+from online_fm.errors import ConfigError, SourceError
+from online_fm.source.client import OutOfRangeError
+from online_fm.source.client_process import ClientProcess
+from online_fm.source.config import ConfluentConfig, KafkaPythonConfig, Secret
+from online_fm.source.port import TopicPartition
+
+CONFIGS = {"kafka_python": KafkaPythonConfig, "confluent": ConfluentConfig}
+
+
+@pytest.mark.parametrize("kind", CONFIGS)
+def test_a_mistake_in_the_configuration_arrives_as_one_and_the_process_is_gone(kind):
+    config = CONFIGS[kind](brokers=["127.0.0.1:9"], options={"sasl_plain_password": Secret(env="NOT_THERE")})
+    with pytest.raises(ConfigError, match=r"source\.options\.sasl_plain_password: the environment variable NOT_THERE"):
+        ClientProcess(config)
+    assert not children(os.getpid())
+
+
+def test_an_error_that_may_pass_arrives_with_its_hint():
+    config = KafkaPythonConfig(brokers=["127.0.0.1:9"], options={"bootstrap_timeout_ms": 300})
+    with pytest.raises(SourceError, match=r"127\.0\.0\.1:9.*\(is a broker running there") as raised:
+        ClientProcess(config)
+    assert raised.value.retriable
+    assert not children(os.getpid())
+
+
+@pytest.fixture(params=list(CONFIGS))
+def config(request, kafka):
+    topics = kafka.topic("impressions"), kafka.topic("clicks")
+    return CONFIGS[request.param](impressions=topics[0], clicks=topics[1], brokers=[kafka.address])
+
+
+@pytest.mark.kafka
+def test_it_answers_as_a_client_and_leaves_when_it_is_closed(kafka, config):
+    values = [b"%d" % i for i in range(10)] + [b"", b"\xff\x00"]
+    kafka.produce(config.impressions, values, timestamp_ms=1_700_000_000_000)
+    one = TopicPartition(config.impressions, 0)
+    client = ClientProcess(config)
+    assert client.partitions((config.impressions, config.clicks)) == {one, TopicPartition(config.clicks, 0)}
+    assert client.first_offsets({one}) == {one: 0}
+    assert client.end_offsets({one: 3}) == {one: len(values)}
+    client.assign({one: 2})
+    got = []
+    while sum(map(len, got)) < len(values) - 2:
+        got += client.fetch(4, 500)
+    assert {records.partition for records in got} == {one}
+    assert [value for records in got for value in records.values] == values[2:]
+    assert [int(offset) for records in got for offset in records.offsets] == list(range(2, len(values)))
+    assert {int(time_ms) for records in got for time_ms in records.timestamps} == {1_700_000_000_000}
+    until(lambda: (client.fetch(4, 50), client.position(one) == len(values))[1])
+    client.pause(one)
+    client.resume(one)
+    client.commit({one: 5})
+    assert kafka.committed(config.group, config.impressions, 0) == 5
+    client.assign({one: 1000})
+    with pytest.raises(OutOfRangeError) as raised:
+        until(lambda: client.fetch(4, 500))
+    assert raised.value.partition == one
+    client.close()
+    assert not children(os.getpid())
+
+
+@pytest.mark.kafka
+def test_signals_are_the_workers_and_a_process_that_dies_is_an_error_that_does_not_pass(config):
+    client = ClientProcess(config)
+    (child,) = children(os.getpid())
+    os.kill(child, signal.SIGINT)
+    os.kill(child, signal.SIGTERM)
+    assert client.partitions((config.impressions,))
+    os.kill(child, signal.SIGKILL)
+    with pytest.raises(SourceError, match="has ended, with code -9") as raised:
+        client.partitions((config.impressions,))
+    assert not raised.value.retriable
+    with pytest.raises(SourceError, match="has ended"):
+        client.fetch(1, 0)
+    client.close()
+    assert not children(os.getpid())
