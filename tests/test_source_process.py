@@ -70,6 +70,32 @@ def test_it_answers_as_a_client_and_leaves_when_it_is_closed(kafka, config):
 
 
 @pytest.mark.kafka
+def test_what_was_asked_for_early_is_given_later_and_not_after_a_new_assignment(kafka, config):
+    one, other = (TopicPartition(topic, 0) for topic in (config.impressions, config.clicks))
+    kafka.produce(one.topic, [b"%d" % i for i in range(1000)])
+    client = ClientProcess(config)
+
+    def read(first: int, end: int) -> None:
+        given = first
+        while given < end:
+            for records in client.fetch(10, 500):
+                assert [int(value) for value in records.values] == list(range(given, given + len(records)))
+                given += len(records)
+            assert client.position(one) == given
+            client.commit({one: given})
+
+    client.assign({one: 0})
+    read(0, 300)
+    client.assign({one: 700})
+    read(700, 1000)
+    client.assign({one: 0, other: 1000})
+    with pytest.raises(OutOfRangeError) as raised:
+        until(lambda: (client.end_offsets([one]), client.fetch(10, 500))[1:] == ())
+    assert raised.value.partition == other
+    client.close()
+
+
+@pytest.mark.kafka
 def test_signals_are_the_workers_and_a_process_that_dies_is_an_error_that_does_not_pass(config):
     client = ClientProcess(config)
     (child,) = children(os.getpid())

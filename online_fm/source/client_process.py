@@ -6,6 +6,8 @@ process is gone, a call is an error that is not retriable, and the worker goes o
 
 A client makes Python objects of every record, and holds the interpreter's lock meanwhile, for some milliseconds at a
 time; the learner needs that lock between any two kernels. With both in one process a third of its time was waiting.
+While there is a backlog the next records are asked for as soon as the last ones have come, so that neither side waits
+for the other; what came of it early is not given after `assign`, and `position` is that of what was given.
 
 A message is its length in 8 bytes, a byte that says what it is, and msgpack: the configuration (secrets are read over
 there) or `[name, arguments]` one way, an answer or a `Problem` the other.
@@ -109,6 +111,9 @@ class ClientProcess:
     """A `Client`: the one that the configuration names, at the other end of a socket."""
 
     def __init__(self, config: Kafka) -> None:
+        self._asked = False  # for records that `fetch` will give
+        self._early: list[Records] = []
+        self._late: Exception | None = None  # what asking early has raised
         self._socket, theirs = socket.socketpair()
         with theirs:
             self._process = subprocess.Popen(  # noqa: S603 - this very module
@@ -119,7 +124,9 @@ class ClientProcess:
                 stdout=subprocess.DEVNULL,
             )
         try:
-            self._ask(msgspec.msgpack.encode(config), msgspec.msgpack.Decoder(None))
+            with suppress(OSError):
+                _send(self._socket, CALL, msgspec.msgpack.encode(config))
+            self._hear(msgspec.msgpack.Decoder(None))
         except BaseException:
             self._leave()
             raise
@@ -129,15 +136,22 @@ class ClientProcess:
 
     def assign(self, positions: Mapping[TopicPartition, int]) -> None:
         self._call("assign", positions)
+        self._early, self._late = [], None
 
     def fetch(self, max_records: int, timeout_ms: int) -> list[Records]:
-        return [
-            Records(c.partition, np.frombuffer(c.offsets, np.int64), np.frombuffer(c.timestamps, np.int64), c.values)
-            for c in self._call("fetch", max_records, timeout_ms)
-        ]
+        self._hear_early()
+        if self._late is not None:
+            late, self._late = self._late, None
+            raise late
+        records, self._early = self._early or _records(self._call("fetch", max_records, timeout_ms)), []
+        if sum(map(len, records)) >= max_records:
+            self._tell("fetch", max_records, 0)
+            self._asked = True
+        return records
 
     def position(self, partition: TopicPartition) -> int:
-        return int(self._call("position", partition))
+        position = int(self._call("position", partition))
+        return next((int(r.offsets[0]) for r in self._early if r.partition == partition), position)
 
     def first_offsets(self, partitions: Iterable[TopicPartition]) -> dict[TopicPartition, int]:
         return dict(self._call("first_offsets", list(partitions)))
@@ -163,17 +177,30 @@ class ClientProcess:
             self._leave()
 
     def _call(self, name: str, *arguments: object) -> Any:  # noqa: ANN401 - as `METHODS` says
-        return self._ask(msgspec.msgpack.encode((name, arguments)), METHODS[name].answer)
+        self._hear_early()
+        self._tell(name, *arguments)
+        return self._hear(METHODS[name].answer)
 
-    def _ask(self, question: bytes, decoder: msgspec.msgpack.Decoder[Any]) -> Any:  # noqa: ANN401 - as `decoder` says
+    def _tell(self, name: str, *arguments: object) -> None:
         with suppress(OSError):  # then no answer will come either
-            _send(self._socket, CALL, question)
+            _send(self._socket, CALL, msgspec.msgpack.encode((name, arguments)))
+
+    def _hear(self, decoder: msgspec.msgpack.Decoder[Any]) -> Any:  # noqa: ANN401 - as `decoder` says
         message = _receive(self._socket)
         if message is None:
             raise ProcessGoneError(f"the process of the Kafka client has ended, with code {self._leave()}")
         if message[:1] == PROBLEM:
             raise msgspec.msgpack.decode(message[1:], type=Problem).error()
         return decoder.decode(message[1:])
+
+    def _hear_early(self) -> None:
+        """Keep what was asked for early, or what came of it, for the next `fetch`."""
+        if self._asked:
+            self._asked = False
+            try:
+                self._early = _records(self._hear(METHODS["fetch"].answer))
+            except (SourceError, OutOfRangeError) as error:
+                self._late = error
 
     def _leave(self) -> int:
         """Part from the process, and see it end; give its exit code."""
@@ -183,6 +210,13 @@ class ClientProcess:
         except subprocess.TimeoutExpired:
             self._process.kill()
             return self._process.wait()
+
+
+def _records(chunks: Iterable[Chunk]) -> list[Records]:
+    return [
+        Records(c.partition, np.frombuffer(c.offsets, np.int64), np.frombuffer(c.timestamps, np.int64), c.values)
+        for c in chunks
+    ]
 
 
 def _send(to: socket.socket, kind: bytes, content: bytes) -> None:
