@@ -53,6 +53,7 @@ def run(monkeypatch, capsys):
     structlog.reset_defaults()
 
 
+@pytest.hookimpl(tryfirst=True)  # pytest-xdist reads the groups in this hook too
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Tests that need Kafka share a process, and its broker; without Java they are left out, with CI=true they fail."""
     marked = [item for item in items if item.get_closest_marker("kafka")]

@@ -227,12 +227,20 @@ def _send(to: socket.socket, kind: bytes, content: bytes) -> None:
 def _receive(source: socket.socket) -> memoryview | None:
     """The next message, its kind first; None if there will be none."""
     with suppress(OSError):
-        header = source.recv(LENGTH.size, socket.MSG_WAITALL)
-        if len(header) == LENGTH.size:
-            message = bytearray(*LENGTH.unpack(header))
-            if source.recv_into(message, flags=socket.MSG_WAITALL) == len(message):
-                return memoryview(message)
+        if header := _read(source, LENGTH.size):
+            return _read(source, *LENGTH.unpack(header))
     return None
+
+
+def _read(source: socket.socket, size: int) -> memoryview | None:
+    """So many bytes; None where they end before."""
+    message, came = memoryview(bytearray(size)), 0
+    while came < size:
+        more = source.recv_into(message[came:], flags=socket.MSG_WAITALL)  # less where a signal comes between
+        if not more:
+            return None
+        came += more
+    return message
 
 
 # The process's own: nothing below runs in the worker.
