@@ -3,7 +3,8 @@
 OnlineFMError
 ├── ConfigError            the configuration cannot be used; names the dotted path
 ├── SourceError            those who hold the records do not answer as they should: reading, committing, sending
-│   └── OffsetGap          a stored offset is no longer (or not yet) in its partition
+│   ├── OffsetGap          a stored offset is no longer (or not yet) in its partition
+│   └── ProcessGoneError   the process that holds the Kafka client has ended, or does not answer
 ├── StoreError             a folder of checkpoints or snapshots cannot be read or written
 │   └── BadFile            one file is truncated, altered, too new, or of another configuration
 └── StateError             the process was asked for what its state does not allow

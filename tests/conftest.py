@@ -53,12 +53,15 @@ def run(monkeypatch, capsys):
     structlog.reset_defaults()
 
 
-@pytest.hookimpl(tryfirst=True)  # pytest-xdist reads the groups in this hook too
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Tests that need Kafka share a process, and its broker; without Java they are left out, with CI=true they fail."""
-    marked = [item for item in items if item.get_closest_marker("kafka")]
-    for item in marked:
+def pytest_itemcollected(item: pytest.Item) -> None:
+    """Tests that need Kafka share a process, where there are several (pytest-xdist), and its broker."""
+    if item.get_closest_marker("kafka"):
         item.add_marker(pytest.mark.xdist_group("kafka"))
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave the Kafka tests out where there is no Java; with CI=true they fail."""
+    marked = [item for item in items if item.get_closest_marker("kafka")]
     if marked and left_out():
         items[:] = [item for item in items if item not in set(marked)]
         config.hook.pytest_deselected(items=marked)

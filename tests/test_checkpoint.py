@@ -169,15 +169,6 @@ def test_a_larger_table_and_another_window_may_go_on_from_the_same_checkpoint() 
     assert other.pending == learner.pending
 
 
-def test_an_ffm_goes_on_from_its_checkpoint_with_more_threads() -> None:
-    ffm = "model={kind: ffm, threads: %d}"
-    checkpoints, snapshots, learner = MemoryStore(), MemoryStore(), pipeline(ffm % 1)
-    drive(learner, source(), keeper(checkpoints, snapshots), Shelf())
-    other = pipeline(ffm % 2)
-    keeper(checkpoints, snapshots).restore(other)
-    assert other.learner.state_hash() == learner.learner.state_hash()
-
-
 def test_a_disk_that_fails_raises_and_leaves_the_previous_checkpoint_in_force() -> None:
     checkpoints, snapshots, learner, stream = MemoryStore(), MemoryStore(), pipeline(), source()
     kept = keeper(checkpoints, snapshots)

@@ -216,21 +216,11 @@ class Fwfm(_Factors, frozen=True, kw_only=True, forbid_unknown_fields=True, tag=
 
 
 class Ffm(_Factors, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="ffm"):
-    """Field-aware FM (Juan et al., RecSys 2016): k factors towards each field; pairs: null leaves all pairs at 1.
-
-    threads: how many learn the rows of a batch at once, without locks (Hogwild: Niu et al., NIPS 2011); with more than
-    one, results differ from run to run.
-    """
+    """Field-aware FM (Juan et al., RecSys 2016): k factors towards each field; pairs: null leaves all pairs at 1."""
 
     k: Factors = 4
     v: FactorOptimizer = AdaGrad(eta=0.05, a0=0.1)
     pairs: PairScales | None = PairScales()
-    threads: Annotated[int, Meta(ge=1, le=64)] = 1
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.threads > 1 and (isinstance(self.w, Kalman) or isinstance(self.v, KalmanFactors)):
-            raise ValueError("threads: the sums that kalman keeps would not add up with more than one")
 
 
 SingleConfig: TypeAlias = Lr | Poly2 | Mf | Fm | Fwfm | Ffm

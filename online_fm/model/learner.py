@@ -1,8 +1,8 @@
 """The model at work: `Learner` predicts and learns a stream; `Predictor` serves what was learned.
 
 Invariant: the rows of a batch are taken one after another, so that a batch of n gives bit for bit what n batches of one
-give (but for an FFM of several `threads`); predicting changes nothing. Kind and optimizers are chosen once, at
-construction, where the kernels are compiled (or come from Numba's cache): the first event is as quick as the rest.
+give; predicting changes nothing. Kind and optimizers are chosen once, at construction, where the kernels are
+compiled (or come from Numba's cache): the first event is as quick as the rest.
 
 With a half-life, what was learned loses half its weight against what comes in so much event time (`forget`): the table
 is swept 64 times in a half-life, when an example's time passes a multiple of a 64th of it, whatever the batches are.
@@ -22,11 +22,10 @@ from numpy.typing import NDArray
 
 from online_fm.features.batch import Rows
 from online_fm.model import forget
-from online_fm.model.config import Ffm, Kalman, Poly2, SingleConfig, check_fields
+from online_fm.model.config import Kalman, Poly2, SingleConfig, check_fields
 from online_fm.model.design import Design
 from online_fm.model.kernels import FIELD_ROWS, PANEL, PRECISION, RHO, RHO_SUM, TAU, TAU_SUM
 from online_fm.model.state import Table, tensor
-from online_fm.model.threads import Threads
 
 __all__ = ["Learner", "OfFeatures", "Outcome", "Prediction", "Predictor"]
 
@@ -97,7 +96,6 @@ class _Parameters:
         self.evidence = np.zeros((2, n), np.float64)
         self.pairs = np.zeros((2, n, width) if design.by_pair else (2, 0, 0), np.float32)
         self.pairs[0] = design.pair_start
-        self.threads = Threads(config.threads if learns and isinstance(config, Ffm) else 1)
 
     def named(self) -> dict[str, NDArray[Any]]:
         """All that is not of one feature, by its name in a file, as views; without what the design does not have."""
@@ -191,21 +189,7 @@ class _Parameters:
         rows, columns = self.columns(rows)
         given = _empty(len(rows))
         slot = self.table.lookup(rows)
-
-        def predict(start: int, end: int) -> None:
-            kernel(
-                rows.ptr[start : end + 1],
-                *columns[1:],
-                slot,
-                self.table.records,
-                self.bias,
-                self.fields,
-                self.pairs,
-                *self.design.meaning,
-                *(column[start:end] for column in given),
-            )
-
-        self.threads.share(predict, len(rows))
+        kernel(*columns, slot, self.table.records, self.bias, self.fields, self.pairs, *self.design.meaning, *given)
         return given
 
 
@@ -276,28 +260,22 @@ class Learner:
         rows, columns = known.columns(rows)
         slot = known.table.resolve(rows, learn)
         given, quarantined = _empty(len(rows)), np.zeros(len(rows), np.bool_)
-
-        def step(start: int, end: int) -> None:
-            piece = slice(start, end)
-            self._step(
-                rows.ptr[start : end + 1],
-                *columns[1:],
-                slot,
-                label[piece],
-                weight[piece],
-                learn[piece],
-                known.table.records,
-                known.bias,
-                known.fields,
-                known.pairs,
-                known.evidence,
-                *self._design.rates,
-                *self._design.meaning,
-                *(column[piece] for column in given),
-                quarantined[piece],
-            )
-
-        known.threads.share(step, len(rows))
+        self._step(
+            *columns,
+            slot,
+            label,
+            weight,
+            learn,
+            known.table.records,
+            known.bias,
+            known.fields,
+            known.pairs,
+            known.evidence,
+            *self._design.rates,
+            *self._design.meaning,
+            *given,
+            quarantined,
+        )
         return Outcome(*given, quarantined)
 
     def _pass(self, tick: int) -> None:

@@ -1,13 +1,15 @@
 """`ClientProcess`: a Kafka client in a process of its own, so that it and the learner do not share one interpreter.
 
-Invariant: a call is answered before the next one is made; what the client raises over there is raised here. Neither
-outlives the other: the process leaves once the worker's end of the socket is gone, however that came about; where the
-process is gone, a call is an error that is not retriable, and the worker goes on from its checkpoint.
+Invariant: a call is answered before the next one is made; what the client raises over there is raised here. The process
+leaves once the worker's end of the socket is gone, however that came about, and the call that it was in has ended (some
+10 s at most). Where it is gone itself, or has not answered for long, a call is an error that is not retriable, and the
+worker goes on from its checkpoint when it is started again.
 
 A client makes Python objects of every record, and holds the interpreter's lock meanwhile, for some milliseconds at a
 time; the learner needs that lock between any two kernels. With both in one process a third of its time was waiting.
 While there is a backlog the next records are asked for as soon as the last ones have come, so that neither side waits
-for the other; what came of it early is not given after `assign`, and `position` is that of what was given.
+for the other: at most one `fetch` more than was asked for. What came early is not given after `assign`, and `position`
+is that of what was given.
 
 A message is its length in 8 bytes, a byte that says what it is, and msgpack: the configuration (secrets are read over
 there) or `[name, arguments]` one way, an answer or a `Problem` the other.
@@ -36,6 +38,7 @@ from online_fm.source.port import Records, TopicPartition
 
 __all__ = ["ClientProcess"]
 
+ANSWER_S = 120.0  # far above what any call to a client takes: it does not answer any more
 LEAVE_S = 5.0  # for its client to say goodbye
 LENGTH = struct.Struct("=Q")
 CALL, ANSWER, PROBLEM = b"c", b"a", b"p"
@@ -114,19 +117,15 @@ class ClientProcess:
         self._asked = False  # for records that `fetch` will give
         self._early: list[Records] = []
         self._late: Exception | None = None  # what asking early has raised
-        self._socket, theirs = socket.socketpair()
-        with theirs:
-            self._process = subprocess.Popen(  # noqa: S603 - this very module
-                [sys.executable, "-P", "-m", __name__, str(theirs.fileno())],
-                env=os.environ | {"PYTHONPATH": os.pathsep.join(map(os.path.abspath, sys.path))},
-                pass_fds=[theirs.fileno()],
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-            )
+        try:
+            self._socket, self._process = _start()
+        except OSError as exc:
+            raise SourceError(f"starting the process of the Kafka client: {exc}") from exc
         try:
             with suppress(OSError):
                 _send(self._socket, CALL, msgspec.msgpack.encode(config))
-            self._hear(msgspec.msgpack.Decoder(None))
+            self._hear(msgspec.msgpack.Decoder(None))  # however long the options let it try
+            _wait_at_most(ANSWER_S, self._socket)
         except BaseException:
             self._leave()
             raise
@@ -171,7 +170,7 @@ class ClientProcess:
     def close(self) -> None:
         try:
             with suppress(OSError, ProcessGoneError):  # it may have gone before
-                self._socket.settimeout(LEAVE_S)
+                _wait_at_most(LEAVE_S, self._socket)
                 self._call("close")
         finally:
             self._leave()
@@ -186,7 +185,12 @@ class ClientProcess:
             _send(self._socket, CALL, msgspec.msgpack.encode((name, arguments)))
 
     def _hear(self, decoder: msgspec.msgpack.Decoder[Any]) -> Any:  # noqa: ANN401 - as `decoder` says
-        message = _receive(self._socket)
+        try:
+            message = _receive(self._socket)
+        except BlockingIOError as exc:
+            self._process.kill()
+            self._leave()
+            raise ProcessGoneError("the process of the Kafka client does not answer any more") from exc
         if message is None:
             raise ProcessGoneError(f"the process of the Kafka client has ended, with code {self._leave()}")
         if message[:1] == PROBLEM:
@@ -212,6 +216,32 @@ class ClientProcess:
             return self._process.wait()
 
 
+def _start() -> tuple[socket.socket, subprocess.Popen[bytes]]:
+    """A process that awaits its configuration at the other end of a socket; signals remain the worker's."""
+    ours, theirs = socket.socketpair()
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM))
+    try:
+        process = subprocess.Popen(  # noqa: S603 - this very module
+            [sys.executable, "-P", "-m", __name__, str(theirs.fileno())],
+            env=os.environ | {"PYTHONPATH": os.pathsep.join(map(os.path.abspath, sys.path))},
+            pass_fds=[theirs.fileno()],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+        )
+    except BaseException:
+        ours.close()
+        raise
+    finally:
+        theirs.close()
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    return ours, process
+
+
+def _wait_at_most(seconds: float, at: socket.socket) -> None:
+    """Bound the wait for bytes; by the kernel, for a timeout of Python's would make of each wait many."""
+    at.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, struct.pack("@ll", round(seconds), 0))
+
+
 def _records(chunks: Iterable[Chunk]) -> list[Records]:
     return [
         Records(c.partition, np.frombuffer(c.offsets, np.int64), np.frombuffer(c.timestamps, np.int64), c.values)
@@ -225,10 +255,14 @@ def _send(to: socket.socket, kind: bytes, content: bytes) -> None:
 
 
 def _receive(source: socket.socket) -> memoryview | None:
-    """The next message, its kind first; None if there will be none."""
-    with suppress(OSError):
+    """The next message, its kind first; None if there will be none. BlockingIOError where it is waited for too long."""
+    try:
         if header := _read(source, LENGTH.size):
             return _read(source, *LENGTH.unpack(header))
+    except BlockingIOError:
+        raise
+    except OSError:
+        pass
     return None
 
 
@@ -277,8 +311,6 @@ def _reply(to: socket.socket, doing: Callable[[], object]) -> None:
 
 def main(number: int) -> None:
     """Answer at the socket with this file number until the other end is gone."""
-    for meant_for_the_worker in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(meant_for_the_worker, signal.SIG_IGN)
     clients: list[Client] = []
     with socket.socket(fileno=number) as worker, suppress(ConnectionError):
         if config := _receive(worker):

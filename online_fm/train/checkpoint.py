@@ -202,8 +202,8 @@ def _check_same(name: str, manifest: Manifest, pipeline: Pipeline) -> None:
 
 
 def _differing(then: Mapping[str, Any], now: Mapping[str, Any], path: str) -> Iterator[str]:
-    """What is other by now, and what it was; bounds of tables and threads may change from one start to the next."""
-    for key in sorted((then.keys() | now.keys()) - {"max_features", "threads"}):
+    """What is other by now, and what it was; the bounds of tables may change from one start to the next."""
+    for key in sorted((then.keys() | now.keys()) - {"max_features"}):
         old, new = then.get(key), now.get(key)
         if isinstance(old, dict) and isinstance(new, dict) and old.get("kind") == new.get("kind"):
             yield from _differing(old, new, f"{path}.{key}")
