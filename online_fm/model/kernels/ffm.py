@@ -50,7 +50,7 @@ from online_fm.model.kernels import (
 from online_fm.model.kernels.ahead import ask, widest
 from online_fm.model.kernels.kalman import learn_priors, memo_size
 from online_fm.model.kernels.lanes import load, spread, store, total, total32, zeros
-from online_fm.model.kernels.linear import distinct, idle, learn_bias, learn_row, learn_weight, read_row, read_weight
+from online_fm.model.kernels.linear import distinct, idle, learn_row, learn_weight, read_row, read_weight
 from online_fm.model.kernels.link import margin_of, prediction, respond, sound
 from online_fm.model.kernels.optim import update
 from online_fm.model.kernels.scales import learn_pair_row, learn_scales
@@ -470,8 +470,7 @@ def make_step(k: int, w_kind: int, v_kind: int, fingerprint: int = FINGERPRINT) 
             if not sound(m, s, g, brings, weight[i], np.float64(x_max), reach):
                 bad[i] = True
                 continue
-            learn_bias(w_kind, g, lam, bias, w_rates)
-            learn_row(w_kind, hi - lo, g, brings, s, memo, w_rates)
+            learn_row(w_kind, states, hi - lo, g, lam, brings, s, bias, memo, w_rates)
             apart = distinct(lo, hi, fld, slot)
             if v_needs_w:
                 for j in range(lo, hi):

@@ -60,8 +60,8 @@ def learn_bias(g: np.float32, lam: np.float32, bias: F32, rates: Rates) -> None:
 
 @njit(**INLINE)
 def memo_size(n: int) -> int:
-    """Floats that the memo of a row of up to n features takes."""
-    return COLUMNS * ((n + PANEL - 1) // PANEL * PANEL)
+    """Floats that the memo of a row of up to n features, and the bias, takes."""
+    return COLUMNS * ((n + PANEL) // PANEL * PANEL)
 
 
 @njit(**INLINE)

@@ -15,7 +15,7 @@ from online_fm.model.kernels.kalman import COLUMNS
 from online_fm.model.kernels.lanes import load, store, total, zeros
 from online_fm.model.kernels.optim import update
 
-__all__ = ["distinct", "idle", "learn_bias", "learn_row", "learn_weight", "read_row", "read_weight"]
+__all__ = ["distinct", "idle", "learn_row", "learn_weight", "read_row", "read_weight"]
 
 NOTHING, ONE = np.float32(0.0), np.float32(1.0)
 
@@ -86,26 +86,35 @@ def distinct(lo: int, hi: int, fld: U16, slot: I32) -> bool:
 
 
 @njit(**INLINE)
-def learn_bias(kind: int, g: float, lam: float, bias: F32, rates: Rates) -> None:
-    """One step of the bias."""
+def learn_row(
+    kind: int,
+    states: int,
+    n: int,
+    g: float,
+    lam: float,
+    brings: float,
+    variance: float,
+    bias: F32,
+    memo: F32,
+    rates: Rates,
+) -> None:
+    """The steps of the bias and, in the memo, of all weights of a row of n features at once: 40 roots as three vectors.
+
+    But for Kalman the bias is one more weight, with x = tau = 1; what lies behind it in the memo means nothing.
+    """
     if kind == KALMAN:
         kalman.learn_bias(np.float32(g), np.float32(lam), bias, rates)
-    else:
-        update(kind, zeros(1) + np.float32(g), ONE, bias, 0, 1, rates)
-
-
-@njit(**INLINE)
-def learn_row(kind: int, n: int, g: float, brings: float, variance: float, memo: F32, rates: Rates) -> None:
-    """The steps of all weights of a row of n features at once, in the memo: 39 roots as five of eight lanes."""
-    if kind == KALMAN:
         kalman.learn_row(n, np.float32(g), np.float32(brings), np.float32(variance), memo, rates)
     else:
         size, panel = memo.size // COLUMNS, zeros(PANEL)
-        for i in range(n, (n + PANEL - 1) // PANEL * PANEL):
-            memo[np.uintp(i)] = NOTHING
-        for i in range(0, n, PANEL):
+        memo[np.uintp(n)] = memo[np.uintp(size + n)] = ONE
+        for c in range(1 + states):
+            memo[np.uintp((2 + c) * size + n)] = bias[np.uintp(c)]
+        for i in range(0, n + 1, PANEL):
             gradient = load(memo, i, panel) * np.float32(g)
             update(kind, gradient, load(memo, size + i, panel), memo, 2 * size + i, size, rates)
+        for c in range(1 + states):
+            bias[np.uintp(c)] = memo[np.uintp((2 + c) * size + n)]
 
 
 @njit(**INLINE)

@@ -30,7 +30,7 @@ from online_fm.model.kernels import (
 )
 from online_fm.model.kernels.ahead import ask, widest
 from online_fm.model.kernels.kalman import learn_priors, memo_size
-from online_fm.model.kernels.linear import distinct, learn_bias, learn_row, learn_weight, read_row, read_weight
+from online_fm.model.kernels.linear import distinct, learn_row, learn_weight, read_row, read_weight
 from online_fm.model.kernels.link import margin_of, prediction, respond, sound
 from online_fm.model.kernels.scales import learn_scales
 from online_fm.model.kernels.signatures import PREDICT, STEP
@@ -166,8 +166,7 @@ def make_step(w_kind: int, stride: int, fingerprint: int = FINGERPRINT) -> Calla
             if not sound(m, s, g, brings, weight[i], np.float64(x_max), 1.0):
                 bad[i] = True
                 continue
-            learn_bias(w_kind, g, lam, bias, w_rates)
-            learn_row(w_kind, hi - lo, g, brings, s, memo, w_rates)
+            learn_row(w_kind, states, hi - lo, g, lam, brings, s, bias, memo, w_rates)
             apart = distinct(lo, hi, fld, slot)
             for j in range(lo, hi):
                 f, at = int(fld[np.uintp(j)]), int(slot[np.uintp(j)]) * stride
