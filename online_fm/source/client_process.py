@@ -6,10 +6,10 @@ leaves once the worker's end of the socket is gone, however that came about, and
 worker goes on from its checkpoint when it is started again.
 
 A client makes Python objects of every record, and holds the interpreter's lock meanwhile, for some milliseconds at a
-time; the learner needs that lock between any two kernels. With both in one process a third of its time was waiting.
-While there is a backlog the next records are asked for as soon as the last ones have come, so that neither side waits
-for the other: at most one `fetch` more than was asked for. What came early is not given after `assign`, and `position`
-is that of what was given.
+time; the learner needs that lock between any two kernels, and would wait for it in a process that both share. While
+there is a backlog the next records are asked for as soon as the last ones have come, so that neither side waits for the
+other: at most one `fetch` more than was asked for. What came early is not given after `assign`, and `position` is that
+of what was given.
 
 A message is its length in 8 bytes, a byte that says what it is, and msgpack: the configuration (secrets are read over
 there) or `[name, arguments]` one way, an answer or a `Problem` the other.
