@@ -12,6 +12,9 @@ import structlog
 from broker import Broker, missing_tools
 from command import Done
 
+SKIPPED = pytest.StashKey[str]()
+"""Why the Kafka tests were left out, in one line."""
+
 
 @pytest.fixture(scope="session")
 def running_broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:
@@ -53,25 +56,16 @@ def run(monkeypatch, capsys):
     structlog.reset_defaults()
 
 
-def pytest_itemcollected(item: pytest.Item) -> None:
-    """Tests that need Kafka share a process, where there are several (pytest-xdist), and its broker."""
-    if item.get_closest_marker("kafka"):
-        item.add_marker(pytest.mark.xdist_group("kafka"))
-
-
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave the Kafka tests out where there is no Java; with CI=true they fail."""
+    """Leave the Kafka tests out, with one line in the summary, where there is no Java; with CI=true they fail."""
     marked = [item for item in items if item.get_closest_marker("kafka")]
-    if marked and left_out():
+    missing = missing_tools() if marked and os.environ.get("CI") != "true" else None
+    if missing:
+        config.stash[SKIPPED] = f"{len(marked)} Kafka tests were skipped: {missing}"
         items[:] = [item for item in items if item not in set(marked)]
         config.hook.pytest_deselected(items=marked)
 
 
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    if why := left_out():
-        terminalreporter.write_line(f"left out: {why}", yellow=True)
-
-
-def left_out() -> str | None:
-    """Why Kafka tests are left out, if they are."""
-    return None if os.environ.get("CI") == "true" else missing_tools()
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    if SKIPPED in config.stash:
+        terminalreporter.write_line(config.stash[SKIPPED], yellow=True)
