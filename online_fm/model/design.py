@@ -63,7 +63,6 @@ class Design:
         self.v_needs_w = not isinstance(config, Lr | Poly2) and config.v_needs_w
         self.meaning = (
             _LOSSES[config.loss],
-            self.v_needs_w,
             len(self.fields),
             np.uint64(self.seed),
             self.init_sd,
@@ -132,8 +131,8 @@ class Design:
         if isinstance(config, Lr | Poly2):
             return lr.make_step(self._w_kind, self.layout.stride)
         if isinstance(config, Ffm):
-            return ffm.make_step(config.k, self._w_kind, self._v_kind)
-        return fm.make_step(config.k, self._w_kind, self._v_kind, self._head, self.layout.stride, int(self.by_pair))
+            return ffm.make_step(config.k, self._w_kind, self._v_kind, int(self.v_needs_w))
+        return fm.make_step(config.k, self._w_kind, self._v_kind, *self._fm_form)
 
     def make_predict(self) -> Callable[..., None]:
         """Compile prediction, which knows only whether a part is a Gaussian."""
@@ -142,8 +141,13 @@ class Design:
         if isinstance(config, Lr | Poly2):
             return lr.make_predict(w, self.layout.stride)
         if isinstance(config, Ffm):
-            return ffm.make_predict(config.k, w, v)
-        return fm.make_predict(config.k, w, v, self._head, self.layout.stride, int(self.by_pair))
+            return ffm.make_predict(config.k, w, v, int(self.v_needs_w))
+        return fm.make_predict(config.k, w, v, *self._fm_form)
+
+    @property
+    def _fm_form(self) -> tuple[int, int, int, int]:
+        """(head, stride, v_needs_w, by_pair): what else an FM's kernels are compiled for."""
+        return self._head, self.layout.stride, int(self.v_needs_w), int(self.by_pair)
 
     def _noise(self) -> float:
         """Of the label around its prediction; it is a Gaussian's question only."""

@@ -154,23 +154,22 @@ class _Parameters:
         return rows, (rows.ptr, rows.fld, rows.key, rows.val)
 
     def mean_weights(self, slot: NDArray[np.int32], fld: NDArray[np.uint16]) -> NDArray[np.float32]:
-        """The weights of the features at these slots, of these fields."""
-        columns = self.table.columns()
-        w: NDArray[np.float32] = columns["w"][slot]
+        """The weights of the features in these slots, of these fields."""
+        w: NDArray[np.float32] = self.table.records[slot, 0]
         if isinstance(self.config.w, Kalman):
-            w /= self.fields[PRECISION, fld] + columns["w_state"][slot, 0]
+            w /= self.fields[PRECISION, fld] + self.table.records[slot, 1]
         return w
 
     def of_features(self, rows: Rows) -> OfFeatures:
         """As `Predictor.of_features`."""
         design, (rows, _) = self.design, self.columns(rows)
         first = Table(design.layout, max(rows.nnz, 1), design.seed, design.init_sd)
-        at = first.resolve(rows, np.ones(len(rows), np.bool_))
-        w, v = first.columns()["w"][at], first.columns()["v"][at]
+        drawn = first.resolve(rows, np.ones(len(rows), np.bool_))
+        v = first.columns()["v"][drawn - 1]
         slot = self.table.lookup(rows)
-        learned = slot >= 0
-        w[learned] = self.mean_weights(slot[learned], rows.fld[learned])
-        v[learned] = self.table.columns()["v"][slot[learned]]
+        learned = slot > 0
+        w = self.mean_weights(slot, rows.fld)
+        v[learned] = self.table.columns()["v"][slot[learned] - 1]
         if design.v_needs_w:
             v[w == 0.0] = 0.0
         tau, rho = self.fields[TAU, rows.fld], self.fields[RHO, rows.fld]
@@ -391,7 +390,7 @@ class Predictor:
     def mean_weights(self) -> tuple[NDArray[np.uint16], NDArray[np.float32]]:
         """Field and weight of every feature with a record."""
         fld = (self._known.table.columns()["tags"] >> 32).astype(np.uint16)
-        return fld, self._known.mean_weights(np.arange(len(fld), dtype=np.int32), fld)
+        return fld, self._known.mean_weights(np.arange(1, 1 + len(fld), dtype=np.int32), fld)
 
     def field_scales(self) -> dict[str, dict[str, float]]:
         """As `Learner.field_scales`."""

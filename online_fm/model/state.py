@@ -1,8 +1,9 @@
 """The model's memory: one record per feature in a dense table, and the index that finds it.
 
 Invariant: feature number `i` (in the order of first learning) has its tag in `tags[i]` and its parameters and
-optimizer state in `records[i]`; the index holds exactly the tags `tags[:size]`; records from `size` on are 0. There are
-at most `max_features`; a feature of a learned row that then finds no place is counted in `overflowed`, each time.
+optimizer state in `records[i + 1]`, which is its slot; the index holds exactly the tags `tags[:size]`; record 0, of
+features without one of their own, and those from `size + 1` on are 0. There are at most `max_features`; a feature of a
+learned row that then finds no place is counted in `overflowed`, each time.
 
 Addresses for all of them are reserved at once, memory comes as records are used: a table that doubles copies itself
 again and again while it is young, which an FFM, with its large records, feels most. Only the index doubles. Huge pages,
@@ -91,7 +92,7 @@ class Table:
         self.max_features = max_features
         self.seed, self.init_sd = seed, init_sd
         self._resolve, self._lookup, self._rehash = make_table()
-        self.records = reserved(max_features, layout.stride)
+        self.records = reserved(1 + max_features, layout.stride)
         self.tags = reserved(max_features, 2).view(np.uint64).reshape(max_features)
         self._index = _index_for(FIRST_ROOM)
         self._counts = np.zeros(2, np.int64)
@@ -141,7 +142,7 @@ class Table:
         return reached
 
     def lookup(self, rows: Rows) -> NDArray[np.int32]:
-        """The slot of each feature, -1 where it has none."""
+        """The slot of each feature, 0 where it has none."""
         slot = np.empty(rows.nnz, np.int32)
         self._lookup(rows.fld, rows.key, self._index, slot)
         return slot
@@ -153,7 +154,7 @@ class Table:
         """
         head, factors, width, w_states, v_states, _ = self.layout
         n = self.size
-        used = self.records[:n]
+        used = self.records[1 : 1 + n]
         state = used[:, head + width : head + width * (1 + v_states)].reshape(n, v_states, width)
         return {
             "tags": self.tags[:n],
@@ -180,7 +181,7 @@ class Table:
         first = int(self._rehash(np.ascontiguousarray(tags), index))
         if first < n:
             raise ValueError(f"tags: feature {first} comes twice")
-        self.records[: self.size] = 0.0
+        self.records[: 1 + self.size] = 0.0
         self.tags[:n], self._index = tags, index
         self._counts[:] = n, overflowed
         views = self.columns()
@@ -189,7 +190,7 @@ class Table:
 
 
 def _index_for(features: int) -> NDArray[np.uint64]:
-    """An empty index with room for so many features: pairs of (tag, slot + 1), a power of two of them."""
+    """An empty index with room for so many features: pairs of (tag, slot), a power of two of them."""
     return np.zeros(4 << (features - 1).bit_length(), np.uint64)
 
 

@@ -75,7 +75,7 @@ TAU, TAU_SUM, RHO, RHO_SUM, PRECISION, FIELD_ROWS = range(6)
 PANEL = 16
 
 KERNEL: dict[str, Any] = {"cache": True, "nogil": True, "error_model": "numpy", "fastmath": False}
-INLINE: dict[str, Any] = {"forceinline": True, "error_model": "numpy", "fastmath": False}
+INLINE: dict[str, Any] = {"forceinline": True, "error_model": "numpy", "fastmath": False, "_nrt": False}
 
 
 def _fingerprint() -> int:

@@ -48,12 +48,23 @@ from online_fm.model.kernels import (
     kalman,
 )
 from online_fm.model.kernels.ahead import ask, widest
-from online_fm.model.kernels.kalman import learn_priors, memo_size
-from online_fm.model.kernels.lanes import load, spread, store, total, total32, zeros
-from online_fm.model.kernels.linear import distinct, idle, learn_row, learn_weight, read_row, read_weight
-from online_fm.model.kernels.link import margin_of, prediction, respond, sound
+from online_fm.model.kernels.kalman import ROOM, learn_priors, memo_size
+from online_fm.model.kernels.lanes import load, spread, store, total, zeros
+from online_fm.model.kernels.linear import (
+    distinct,
+    gradient_of,
+    idle,
+    learn_row,
+    learn_weight,
+    open_row,
+    read_row,
+    read_weight,
+    rising,
+    slope_of,
+)
+from online_fm.model.kernels.link import moderation, prediction, respond, sound
 from online_fm.model.kernels.optim import update
-from online_fm.model.kernels.scales import learn_pair_row, learn_scales
+from online_fm.model.kernels.scales import learn_products_row, learn_scales
 from online_fm.model.kernels.signatures import PREDICT, STEP
 from online_fm.model.kernels.table import draw, tag_of
 
@@ -76,19 +87,18 @@ def row_of(n_fields: int, k: int) -> int:
 
 @njit(**INLINE)
 def _enter(lo: int, hi: int, fld: U16, k: int, seen: U8, present: U16, towards: F32, zero: F32) -> int:
-    """List the row's fields in `present`, and clear their predecessors' columns of T; return how many there are.
+    """List the row's fields in `present`, in order; clear their predecessors' columns of T; return how many there are.
 
     seen[f]: 0 = column f of T is zero, 1 = it holds an earlier row's values, 2 = f is in this row and still empty.
     """
-    n = 0
     for j in range(lo, hi):
-        f = fld[np.uintp(j)]
-        if seen[np.uintp(f)] != 2:
-            seen[np.uintp(f)] = 2
+        seen[np.uintp(fld[np.uintp(j)])] = 2
+    n = 0
+    for f in range(seen.size):
+        if seen[np.uintp(f)] == 2:
             present[np.uintp(n)] = f
             n += 1
-    for f in range(seen.size):
-        if seen[np.uintp(f)] == 1:
+        elif seen[np.uintp(f)] == 1:
             seen[np.uintp(f)] = 0
             for other in range(seen.size):
                 store(towards, other * (towards.size // seen.size) + f * k, zero)
@@ -131,57 +141,65 @@ def _forward(
     present: U16,
     towards: F32,
     own: F32,
-    hw: F32,
     memo: F32,
     spare: F32,
+    keep: bool,
+    products: F32,
     zero: F32,
 ) -> tuple[float, float, F32, np.float32, int]:
     """(logit, variance of the linear part, q, largest |x|, number of fields) of the features lo:hi.
 
-    T goes to `towards`, the row's fields to `present`, x_i v_{i,f(i)} to `own`, x_i w_i to `hw`.
+    T goes to `towards`, the row's fields to `present`, x_i v_{i,f(i)} to `own`; with `keep`, what
+    `_learn_pairs` needs to `products`.
     """
     logit = np.float64(bias[0])
     variance = np.float64(bias[1]) if w_kind == KALMAN else 0.0
-    x_max = np.float32(0.0)
+    open_row(w_kind, hi - lo, memo)
     k = len(zero)
     row = towards.size // n_fields
     n = _enter(lo, hi, fld, k, seen, present, towards, zero)
     q = zero
     alone = zero
-    for j in range(lo, hi):
-        ask(j + hi - lo, slot, flat, stride, 0, HEAD + row)
-        x, f, at = val[np.uintp(j)], int(fld[np.uintp(j)]), int(slot[np.uintp(j)]) * stride
-        x_max = max(x_max, abs(x))
-        read_weight(w_kind, states, j - lo, x, f, flat, at, fields, hw, memo)
-        first = seen[np.uintp(f)] == 2
-        seen[np.uintp(f)] = 1
-        if idle(v_needs_w, flat, at):
-            vx = zero
-            if first:
-                for other in range(n_fields):
-                    store(towards, other * row + f * k, zero)
-        elif at >= 0:
-            vx = load(flat, at + HEAD + f * k, zero) * x
-            q = _scatter(flat, at + HEAD, x, f, first, towards, n_fields, q)
-        else:
-            draw(tag_of(fld[np.uintp(j)], key[np.uintp(j)]), seed, sd, spare, 0, n_fields * k)
-            vx = load(spare, f * k, zero) * x
-            q = _scatter(spare, 0, x, f, first, towards, n_fields, q)
-        store(own, (j - lo) * k, vx)
-        alone = alone + vx * vx * pairs[0, f, f]
-    m, s = read_row(w_kind, hi - lo, hw, memo)
+    for start in range(lo, hi, PANEL):
+        room = (start - lo) // PANEL * ROOM
+        for j in range(start, min(start + PANEL, hi)):
+            ask(j + hi - lo, slot, flat, stride, 0, HEAD + row)
+            x, f, at = val[np.uintp(j)], int(fld[np.uintp(j)]), int(slot[np.uintp(j)]) * stride
+            read_weight(w_kind, states, room + j - start, x, f, flat, at, fields, memo)
+            first = seen[np.uintp(f)] == 2
+            seen[np.uintp(f)] = 1
+            if idle(v_needs_w, flat, at):
+                vx = zero
+                if first:
+                    for other in range(n_fields):
+                        store(towards, other * row + f * k, zero)
+            elif at > 0:
+                vx = load(flat, at + HEAD + f * k, zero) * x
+                q = _scatter(flat, at + HEAD, x, f, first, towards, n_fields, q)
+            else:
+                draw(tag_of(fld[np.uintp(j)], key[np.uintp(j)]), seed, sd, spare, 0, n_fields * k)
+                vx = load(spare, f * k, zero) * x
+                q = _scatter(spare, 0, x, f, first, towards, n_fields, q)
+            store(own, (j - lo) * k, vx)
+            alone = alone + vx * vx * pairs[0, f, f]
+    m, s, x_max = read_row(w_kind, hi - lo, memo)
     logit += m
     variance += s
-    met = zero
-    within = zero
+    met = within = zero
+    width = pairs.shape[2]
     for a in range(n):
         f = int(present[np.uintp(a)])
         t = load(towards, f * row + f * k, zero)
         within = within + t * t * pairs[0, f, f]
+        if keep:
+            store(products, (f * width + f) * k, t * t * HALF)
         for b in range(a):
             other = int(present[np.uintp(b)])
             product = load(towards, f * row + other * k, zero) * load(towards, other * row + f * k, zero)
             met = met + product * pairs[0, f, other]
+            if keep:
+                store(products, (f * width + other) * k, product)
+                store(products, (other * width + f) * k, product)
     logit += total(met) + 0.5 * total(within - alone)
     return logit, variance, q, x_max, n
 
@@ -225,7 +243,7 @@ def _factor_variance(
         for c in range(0, row, len(lanes)):
             r = spread(scales, f * pairs.shape[2] + c // k, k, lanes)
             h = load(towards, f * row + c, lanes) * (r * val[np.uintp(j)])
-            if at >= 0:
+            if at > 0:
                 variance = variance + h * (h * load(flat, at + HEAD + row + c, lanes))
             else:
                 variance = variance + h * (h * v_prior)
@@ -241,37 +259,31 @@ def _learn_pairs(
     fld: U16,
     n: int,
     present: U16,
-    row: int,
-    towards: F32,
     own: F32,
-    alone: F32,
-    slopes: F32,
+    products: F32,
     pairs: F32,
     rates: Rates,
     zero: F32,
+    none: F32,
 ) -> None:
-    """R of all pairs of the row's fields. `alone` f32[F] and `slopes` f32[F, F padded] are scratch, left at 0."""
+    """R of all pairs of the row's fields.
+
+    products f32[F, F padded, k] holds T[f, f'] T[f', f] by factors, and on the diagonal |T[f, f]|^2 / 2, from which the
+    features' own shares are taken here. It is left at 0.
+    """
     k, width, flat = len(zero), pairs.shape[2], pairs.reshape(pairs.size)
     for j in range(lo, hi):
+        at = int(fld[np.uintp(j)]) * (width + 1) * k
         vx = load(own, (j - lo) * k, zero)
-        alone[fld[np.uintp(j)]] += total32(vx * vx)
+        store(products, at, load(products, at, zero) - vx * vx * HALF)
     for a in range(n):
-        f = int(present[np.uintp(a)])
-        t = load(towards, f * row + f * k, zero)
-        slopes[np.uintp(f * width + f)] = HALF * (total32(t * t) - alone[np.uintp(f)])
-        alone[np.uintp(f)] = 0.0
-        for b in range(a):
-            other = int(present[np.uintp(b)])
-            d = total32(load(towards, f * row + other * k, zero) * load(towards, other * row + f * k, zero))
-            slopes[np.uintp(f * width + other)] = d
-            slopes[np.uintp(other * width + f)] = d
-    for a in range(n):
-        f = int(present[np.uintp(a)])
-        learn_pair_row(e, slopes, f * width, flat, f, width, rates)
+        learn_products_row(e, products, none, flat, int(present[np.uintp(a)]), width, rates)
 
 
 @cache
-def make_predict(k: int, w_kind: int, v_kind: int, fingerprint: int = FINGERPRINT) -> Callable[..., None]:
+def make_predict(
+    k: int, w_kind: int, v_kind: int, v_needs_w: int, fingerprint: int = FINGERPRINT
+) -> Callable[..., None]:
     """Compile p, logit and variance of every row."""
     width = _lanes_of(k)
 
@@ -287,7 +299,6 @@ def make_predict(k: int, w_kind: int, v_kind: int, fingerprint: int = FINGERPRIN
         fields: F32,
         pairs: F32,
         loss: int,
-        v_needs_w: bool,
         n_fields: int,
         seed: np.uint64,
         sd: float,
@@ -302,8 +313,7 @@ def make_predict(k: int, w_kind: int, v_kind: int, fingerprint: int = FINGERPRIN
         row = (n_fields * k + width - 1) // width * width
         towards, spare = np.zeros(n_fields * row, np.float32), np.empty(row, np.float32)
         wide = widest(ptr)
-        own, hw = np.empty(wide * k, np.float32), np.empty(wide + PANEL, np.float32)
-        memo = np.zeros(memo_size(wide) if w_kind == KALMAN else 0, np.float32)
+        own, memo = np.empty(wide * k, np.float32), np.zeros(memo_size(wide), np.float32)
         seen, present = np.zeros(n_fields, np.uint8), np.empty(n_fields, np.uint16)
         for i in range(ptr.size - 1):
             lo, hi = ptr[i], ptr[i + 1]
@@ -329,9 +339,10 @@ def make_predict(k: int, w_kind: int, v_kind: int, fingerprint: int = FINGERPRIN
                 present,
                 towards,
                 own,
-                hw,
                 memo,
                 spare,
+                False,
+                memo,
                 zero,
             )
             if v_kind == KALMAN:
@@ -353,17 +364,16 @@ def make_predict(k: int, w_kind: int, v_kind: int, fingerprint: int = FINGERPRIN
                     zero,
                     lanes,
                 )
-            margin = margin_of(loss, m, s)
+            margin = m * moderation(loss, s)
             p[i], logit[i], variance[i] = prediction(loss, margin), margin, s
 
     return predict
 
 
 @cache
-def make_step(k: int, w_kind: int, v_kind: int, fingerprint: int = FINGERPRINT) -> Callable[..., None]:
+def make_step(k: int, w_kind: int, v_kind: int, v_needs_w: int, fingerprint: int = FINGERPRINT) -> Callable[..., None]:
     """Compile predict-then-learn for k factors, an optimizer for w and one for v."""
-    states = STATES[w_kind]
-    width = _lanes_of(k)
+    states, width, panels = STATES[w_kind], _lanes_of(k), PANEL * k
 
     @njit(STEP, **KERNEL)
     def step(
@@ -385,7 +395,6 @@ def make_step(k: int, w_kind: int, v_kind: int, fingerprint: int = FINGERPRINT) 
         scale_rates: Rates,
         noise: float,
         loss: int,
-        v_needs_w: bool,
         n_fields: int,
         seed: np.uint64,
         sd: float,
@@ -405,13 +414,14 @@ def make_step(k: int, w_kind: int, v_kind: int, fingerprint: int = FINGERPRINT) 
         row = (n_fields * k + width - 1) // width * width
         towards, spare = np.zeros(n_fields * row, np.float32), np.empty(row, np.float32)
         wide = widest(ptr)
-        own, hw, idles = np.empty(wide * k, np.float32), np.empty(wide + PANEL, np.float32), np.zeros(wide, np.bool_)
+        own, idles = np.empty(wide * k, np.float32), np.zeros(wide, np.bool_)
         memo = np.zeros(memo_size(wide), np.float32)
         seen, present = np.zeros(n_fields, np.uint8), np.empty(n_fields, np.uint16)
-        scales, slopes = pairs.reshape(pairs.size), np.zeros(2 * fields.shape[1], np.float32)
-        alone, met = np.zeros(n_fields, np.float32), np.zeros(n_fields * pairs.shape[2], np.float32)
+        scales, slopes = pairs.reshape(pairs.size), np.zeros(fields.shape[1], np.float32)
+        paired = scale_rates[3] > 0.0
+        products, none = np.zeros(n_fields * pairs.shape[2] * k if paired else 0, np.float32), zeros(panels)
         per_field, size = fields.reshape(fields.size), fields.shape[1]
-        scaled = scale_rates[0] > 0.0
+        scaled, rise = scale_rates[0] > 0.0, rising(ptr, fld)
         for i in range(ptr.size - 1):
             lo, hi = ptr[i], ptr[i + 1]
             m, s, q, x_max, n = _forward(
@@ -436,9 +446,10 @@ def make_step(k: int, w_kind: int, v_kind: int, fingerprint: int = FINGERPRINT) 
                 present,
                 towards,
                 own,
-                hw,
                 memo,
                 spare,
+                paired and learn[i],
+                products,
                 zero,
             )
             if v_kind == KALMAN:
@@ -460,65 +471,57 @@ def make_step(k: int, w_kind: int, v_kind: int, fingerprint: int = FINGERPRINT) 
                     zero,
                     lanes,
                 )
-            margin = margin_of(loss, m, s)
+            kappa = moderation(loss, s)
+            margin = m * kappa
             predicted = prediction(loss, margin)
             p[i], logit[i], variance[i] = predicted, margin, s
             if not learn[i]:
                 continue
-            e, g, lam, brings = respond(loss, noise, m, s, predicted, np.float64(label[i]), np.float64(weight[i]))
+            e, g, lam, brings = respond(
+                loss, noise, m, s, kappa, predicted, np.float64(label[i]), np.float64(weight[i])
+            )
             reach = (1.0 + np.sqrt(hi - lo)) * np.sqrt(total(q))
             if not sound(m, s, g, brings, weight[i], np.float64(x_max), reach):
                 bad[i] = True
+                products[:] = 0.0
                 continue
             learn_row(w_kind, states, hi - lo, g, lam, brings, s, bias, memo, w_rates)
-            apart = distinct(lo, hi, fld, slot)
+            apart = rise or distinct(lo, hi, fld, slot)
             if v_needs_w:
                 for j in range(lo, hi):
                     idles[j - lo] = idle(v_needs_w, flat, int(slot[np.uintp(j)]) * stride)
-            for j in range(lo, hi):
-                ask(j + hi - lo, slot, flat, stride, HEAD + row, stride)
-                x, f, at = val[np.uintp(j)], int(fld[np.uintp(j)]), int(slot[np.uintp(j)]) * stride
-                if scaled:
-                    slopes[np.uintp(f)] += hw[np.uintp(j - lo)]
-                if at < 0:
-                    continue
-                learn_weight(
-                    w_kind, states, j - lo, x, g, brings, s, f, flat, at, fields, evidence, memo, apart, w_rates
-                )
-                if v_needs_w and idles[j - lo]:
-                    continue
-                gx = np.float32(g * np.float64(x))
-                whole = _set_apart(j, lo, f, row, towards, own, zero)
-                for c in range(0, row, width):
-                    h = load(towards, f * row + c, lanes)
-                    r = spread(scales, f * pairs.shape[2] + c // k, k, lanes)
-                    if v_kind == KALMAN:
-                        kalman.learn_factors(
-                            h * (r * x), np.float32(g), np.float32(lam), flat, at + HEAD + c, row, v_rates
-                        )
-                    else:
-                        update(v_kind, h * gx, r, flat, at + HEAD + c, row, v_rates)
-                store(towards, f * row + f * k, whole)
+            for first in range(lo, hi, PANEL):
+                room = (first - lo) // PANEL * ROOM
+                for j in range(first, min(first + PANEL, hi)):
+                    ask(j + hi - lo, slot, flat, stride, HEAD + row, stride)
+                    here, f, at = room + j - first, int(fld[np.uintp(j)]), int(slot[np.uintp(j)]) * stride
+                    if scaled:
+                        slopes[np.uintp(f)] += slope_of(here, memo)
+                    if at == 0:
+                        continue
+                    x = val[np.uintp(j)]
+                    learn_weight(
+                        w_kind, states, here, x, g, brings, s, f, flat, at, fields, evidence, memo, apart, w_rates
+                    )
+                    if v_needs_w and idles[j - lo]:
+                        continue
+                    gx = gradient_of(w_kind, here, x, g, memo)
+                    whole = _set_apart(j, lo, f, row, towards, own, zero)
+                    for c in range(0, row, width):
+                        h = load(towards, f * row + c, lanes)
+                        r = spread(scales, f * pairs.shape[2] + c // k, k, lanes)
+                        if v_kind == KALMAN:
+                            kalman.learn_factors(
+                                h * (r * x), np.float32(g), np.float32(lam), flat, at + HEAD + c, row, v_rates
+                            )
+                        else:
+                            update(v_kind, h * gx, r, flat, at + HEAD + c, row, v_rates)
+                    store(towards, f * row + f * k, whole)
             if w_kind == KALMAN:
                 learn_priors(fields, evidence, w_rates)
             if scaled:
-                learn_scales(np.float32(e), slopes, 0, per_field, TAU * size, size, scale_rates)
-            if scale_rates[3] > 0.0:
-                _learn_pairs(
-                    np.float32(e),
-                    lo,
-                    hi,
-                    fld,
-                    n,
-                    present,
-                    row,
-                    towards,
-                    own,
-                    alone,
-                    met,
-                    pairs,
-                    scale_rates,
-                    zero,
-                )
+                learn_scales(np.float32(e), slopes, 0, per_field, TAU * size, size, False, scale_rates)
+            if paired:
+                _learn_pairs(np.float32(e), lo, hi, fld, n, present, own, products, pairs, scale_rates, zero, none)
 
     return step

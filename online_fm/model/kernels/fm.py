@@ -46,10 +46,22 @@ from online_fm.model.kernels import (
     kalman,
 )
 from online_fm.model.kernels.ahead import ask, widest
-from online_fm.model.kernels.kalman import learn_priors, memo_size
-from online_fm.model.kernels.lanes import load, store, total, total32, zeros
-from online_fm.model.kernels.linear import distinct, idle, learn_row, learn_weight, read_row, read_weight
-from online_fm.model.kernels.link import margin_of, prediction, respond, sound
+from online_fm.model.kernels.kalman import ROOM, learn_priors, memo_size
+from online_fm.model.kernels.lanes import fma, load, store, total, total32, totals, zeros
+from online_fm.model.kernels.linear import (
+    distinct,
+    gradient_of,
+    idle,
+    lacking,
+    learn_row,
+    learn_weight,
+    open_row,
+    read_row,
+    read_weight,
+    rising,
+    slope_of,
+)
+from online_fm.model.kernels.link import moderation, prediction, respond, sound
 from online_fm.model.kernels.optim import update
 from online_fm.model.kernels.scales import learn_pair_row, learn_scales
 from online_fm.model.kernels.signatures import PREDICT, STEP
@@ -64,6 +76,7 @@ HALF = np.float32(0.5)
 def _forward(
     w_kind: int,
     states: int,
+    v_kind: int,
     by_pair: bool,
     head: int,
     lo: int,
@@ -72,6 +85,7 @@ def _forward(
     key: U32,
     val: F32,
     slot: I32,
+    lacks: bool,
     flat: F32,
     stride: int,
     bias: F32,
@@ -80,45 +94,58 @@ def _forward(
     v_needs_w: bool,
     seed: np.uint64,
     sd: float,
-    hw: F32,
+    v_prior: np.float32,
     memo: F32,
     part: F32,
     sums: F32,
     zero: F32,
 ) -> tuple[float, float, F32, F32, np.float32]:
-    """(logit without pairs, variance of the linear part, z, q, largest |x|) of the features lo:hi.
+    """(logit without pairs, variance, z, q, largest |x|) of the features lo:hi.
 
-    q = sum_i u_i^2, with R_ff where by_pair; h_i w_i go to `hw`, u_i to `part`, S_f to `sums` (by_pair).
+    q = sum_i u_i^2, with R_ff where by_pair; u_i go to `part`, S_f to `sums` (by_pair). The variance is that of the
+    linear part and, but for by_pair, of the factors: sum_i s_i (rho x (z - u_i))^2, multiplied out.
     """
     logit = np.float64(bias[0])
     variance = np.float64(bias[1]) if w_kind == KALMAN else 0.0
-    x_max = np.float32(0.0)
-    z = zero
-    q = zero
     k = len(zero)
-    for j in range(lo, hi):
-        ask(j + 2 * (hi - lo), slot, flat, stride, 0, stride)
-        x, f, at = val[np.uintp(j)], int(fld[np.uintp(j)]), int(slot[np.uintp(j)]) * stride
-        x_max = max(x_max, abs(x))
-        read_weight(w_kind, states, j - lo, x, f, flat, at, fields, hw, memo)
-        if idle(v_needs_w, flat, at):
-            u = zero
-        elif at >= 0:
-            u = load(flat, at + head, zero) * (fields[RHO, np.uintp(f)] * x)
-        else:
-            draw(tag_of(fld[np.uintp(j)], key[j]), seed, sd, part, (j - lo) * k, k)
-            u = load(part, (j - lo) * k, zero) * (fields[RHO, np.uintp(f)] * x)
-        store(part, (j - lo) * k, u)
-        if by_pair:
-            store(sums, f * k, load(sums, f * k, zero) + u)
-            q = q + u * u * pairs[0, f, f]
-        else:
-            q = q + u * u
-        z = z + u
-    m, s = read_row(w_kind, hi - lo, hw, memo)
-    logit += m
-    variance += s
-    return logit, variance, z, q, x_max
+    if lacks:
+        for j in range(lo, hi):
+            if slot[np.uintp(j)] == 0:
+                draw(tag_of(fld[np.uintp(j)], key[np.uintp(j)]), seed, sd, part, (j - lo) * k, k)
+    open_row(w_kind, hi - lo, memo)
+    z = q = known = met = own = zero
+    for first in range(lo, hi, PANEL):
+        room = (first - lo) // PANEL * ROOM
+        for j in range(first, min(first + PANEL, hi)):
+            ask(j + 2 * (hi - lo), slot, flat, stride, 0, stride)
+            x, f, at = val[np.uintp(j)], int(fld[np.uintp(j)]), int(slot[np.uintp(j)]) * stride
+            read_weight(w_kind, states, room + j - first, x, f, flat, at, fields, memo)
+            scale = fields[RHO, np.uintp(f)] * x
+            s = zero + v_prior
+            if idle(v_needs_w, flat, at):
+                u = s = zero
+            elif not lacks or at > 0:
+                u = load(flat, at + head, zero) * scale
+                if v_kind == KALMAN:
+                    s = load(flat, at + head + k, zero)
+            else:
+                u = load(part, (j - lo) * k, zero) * scale
+            store(part, (j - lo) * k, u)
+            z = z + u
+            if by_pair:
+                store(sums, f * k, load(sums, f * k, zero) + u)
+                q = q + u * u * pairs[0, f, f]
+            else:
+                q = fma(u, u, q)
+            if v_kind == KALMAN and not by_pair:
+                s = s * (scale * scale)
+                known = known + s
+                met = fma(s, u, met)
+                own = fma(s * u, u, own)
+    m, of_w, x_max = read_row(w_kind, hi - lo, memo)
+    if v_kind == KALMAN and not by_pair:
+        variance += max(total(z * (z * known - met - met) + own), 0.0)
+    return logit + m, variance + of_w, z, q, x_max
 
 
 @njit(**INLINE)
@@ -163,7 +190,6 @@ def _slope(by_pair: bool, f: int, z: F32, u: F32, meets: F32, pairs: F32, zero: 
 
 @njit(**INLINE)
 def _factor_variance(
-    by_pair: bool,
     head: int,
     lo: int,
     hi: int,
@@ -178,19 +204,18 @@ def _factor_variance(
     v_prior: np.float32,
     part: F32,
     meets: F32,
-    z: F32,
     zero: F32,
 ) -> float:
-    """What the factors' variances add to that of the logit."""
+    """What the factors' variances add to that of the logit, by_pair."""
     k = len(zero)
     variance = zero
     for j in range(lo, hi):
         f, at = int(fld[np.uintp(j)]), int(slot[np.uintp(j)]) * stride
         u = load(part, (j - lo) * k, zero)
-        h = _slope(by_pair, f, z, u, meets, pairs, zero) * (fields[RHO, np.uintp(f)] * val[np.uintp(j)])
+        h = _slope(True, f, zero, u, meets, pairs, zero) * (fields[RHO, np.uintp(f)] * val[np.uintp(j)])
         if idle(v_needs_w, flat, at):
             continue
-        s = load(flat, at + head + k, zero) if at >= 0 else zero + v_prior
+        s = load(flat, at + head + k, zero) if at > 0 else zero + v_prior
         variance = variance + h * (h * s)
     return total(variance)
 
@@ -230,7 +255,14 @@ def _learn_pairs(
 
 @cache
 def make_predict(
-    k: int, w_kind: int, v_kind: int, head: int, stride: int, by_pair: int, fingerprint: int = FINGERPRINT
+    k: int,
+    w_kind: int,
+    v_kind: int,
+    head: int,
+    stride: int,
+    v_needs_w: int,
+    by_pair: int,
+    fingerprint: int = FINGERPRINT,
 ) -> Callable[..., None]:
     """Compile p, logit and variance of every row."""
 
@@ -246,7 +278,6 @@ def make_predict(
         fields: F32,
         pairs: F32,
         loss: int,
-        v_needs_w: bool,
         n_fields: int,
         seed: np.uint64,
         sd: float,
@@ -258,9 +289,8 @@ def make_predict(
         """Row by row, changing nothing."""
         _ = fingerprint
         flat, zero = records.reshape(records.size), zeros(k)
-        wide = widest(ptr)
-        hw, part = np.empty(wide + PANEL, np.float32), np.empty(wide * k, np.float32)
-        memo = np.zeros(memo_size(wide) if w_kind == KALMAN else 0, np.float32)
+        wide, some = widest(ptr), lacking(0, slot.size, slot)
+        memo, part = np.zeros(memo_size(wide), np.float32), np.empty(wide * k, np.float32)
         room = n_fields if by_pair else 0
         sums, meets = np.zeros(room * k, np.float32), np.empty(room * k, np.float32)
         seen, present = np.zeros(room, np.uint8), np.empty(room, np.uint16)
@@ -269,6 +299,7 @@ def make_predict(
             m, s, z, q, _x = _forward(
                 w_kind,
                 0,
+                v_kind,
                 by_pair,
                 head,
                 lo,
@@ -277,6 +308,7 @@ def make_predict(
                 key,
                 val,
                 slot,
+                some and lacking(lo, hi, slot),
                 flat,
                 stride,
                 bias,
@@ -285,7 +317,7 @@ def make_predict(
                 v_needs_w,
                 seed,
                 sd,
-                hw,
+                v_prior,
                 memo,
                 part,
                 sums,
@@ -295,9 +327,8 @@ def make_predict(
                 m += 0.5 * total(_meet(lo, hi, fld, seen, present, pairs, sums, meets, zero) - q)
             else:
                 m += 0.5 * total(z * z - q)
-            if v_kind == KALMAN:
+            if v_kind == KALMAN and by_pair:
                 s += _factor_variance(
-                    by_pair,
                     head,
                     lo,
                     hi,
@@ -312,12 +343,11 @@ def make_predict(
                     v_prior,
                     part,
                     meets,
-                    z,
                     zero,
                 )
             if by_pair:
                 _leave(lo, hi, fld, seen, sums, zero)
-            margin = margin_of(loss, m, s)
+            margin = m * moderation(loss, s)
             p[i], logit[i], variance[i] = prediction(loss, margin), margin, s
 
     return predict
@@ -325,10 +355,17 @@ def make_predict(
 
 @cache
 def make_step(
-    k: int, w_kind: int, v_kind: int, head: int, stride: int, by_pair: int, fingerprint: int = FINGERPRINT
+    k: int,
+    w_kind: int,
+    v_kind: int,
+    head: int,
+    stride: int,
+    v_needs_w: int,
+    by_pair: int,
+    fingerprint: int = FINGERPRINT,
 ) -> Callable[..., None]:
     """Compile predict-then-learn for k factors, an optimizer for w and one for v, weights of pairs or none."""
-    states = STATES[w_kind]
+    states, panels = STATES[w_kind], PANEL * k
 
     @njit(STEP, **KERNEL)
     def step(
@@ -350,7 +387,6 @@ def make_step(
         scale_rates: Rates,
         noise: float,
         loss: int,
-        v_needs_w: bool,
         n_fields: int,
         seed: np.uint64,
         sd: float,
@@ -366,10 +402,11 @@ def make_step(
         `sound` are marked in `bad`, and left.
         """
         _ = fingerprint
-        flat, zero = records.reshape(records.size), zeros(k)
-        wide, scaled = widest(ptr), scale_rates[0] > 0.0
-        hw, part = np.empty(wide + PANEL, np.float32), np.empty(wide * k, np.float32)
+        flat, zero, panel, none = records.reshape(records.size), zeros(k), zeros(PANEL), zeros(panels)
+        wide, some, rise = widest(ptr), lacking(0, slot.size, slot), rising(ptr, fld)
+        scaled = scale_rates[0] > 0.0
         memo = np.zeros(memo_size(wide), np.float32)
+        part, dots = np.zeros((wide + PANEL) * k, np.float32), np.empty(wide + PANEL, np.float32)
         idles = np.zeros(wide, np.bool_)
         slopes = np.zeros(2 * fields.shape[1], np.float32)
         room = n_fields if by_pair else 0
@@ -382,6 +419,7 @@ def make_step(
             m, s, z, q, x_max = _forward(
                 w_kind,
                 states,
+                v_kind,
                 by_pair,
                 head,
                 lo,
@@ -390,6 +428,7 @@ def make_step(
                 key,
                 val,
                 slot,
+                some and lacking(lo, hi, slot),
                 flat,
                 stride,
                 bias,
@@ -398,7 +437,7 @@ def make_step(
                 v_needs_w,
                 seed,
                 sd,
-                hw,
+                v_prior,
                 memo,
                 part,
                 sums,
@@ -412,9 +451,8 @@ def make_step(
                     reach = max(reach, np.sqrt(total(h * h)))
             else:
                 m += 0.5 * total(z * z - q)
-            if v_kind == KALMAN:
+            if v_kind == KALMAN and by_pair:
                 s += _factor_variance(
-                    by_pair,
                     head,
                     lo,
                     hi,
@@ -429,49 +467,59 @@ def make_step(
                     v_prior,
                     part,
                     meets,
-                    z,
                     zero,
                 )
-            margin = margin_of(loss, m, s)
+            kappa = moderation(loss, s)
+            margin = m * kappa
             predicted = prediction(loss, margin)
             p[i], logit[i], variance[i] = predicted, margin, s
-            e, g, lam, brings = respond(loss, noise, m, s, predicted, np.float64(label[i]), np.float64(weight[i]))
+            e, g, lam, brings = respond(
+                loss, noise, m, s, kappa, predicted, np.float64(label[i]), np.float64(weight[i])
+            )
             good = learn[i] and sound(m, s, g, brings, weight[i], np.float64(x_max), reach + np.sqrt(abs(total(q))))
             bad[i] = learn[i] and not good
             if good:
                 learn_row(w_kind, states, hi - lo, g, lam, brings, s, bias, memo, w_rates)
-                apart = distinct(lo, hi, fld, slot)
+                apart = rise or distinct(lo, hi, fld, slot)
                 if v_needs_w:
                     for j in range(lo, hi):
                         idles[j - lo] = idle(v_needs_w, flat, int(slot[np.uintp(j)]) * stride)
-                for j in range(lo, hi):
-                    f, at = int(fld[np.uintp(j)]), int(slot[np.uintp(j)]) * stride
-                    u = load(part, (j - lo) * k, zero)
-                    h = _slope(by_pair, f, z, u, meets, pairs, zero)
-                    if scaled:
-                        slopes[np.uintp(f)] += hw[np.uintp(j - lo)]
-                        if not by_pair:
-                            slopes[np.uintp(size + f)] += total32(u * h)
-                    if at >= 0:
-                        x = val[np.uintp(j)]
+                for first in range(lo, hi, PANEL):
+                    room = (first - lo) // PANEL * ROOM
+                    for j in range(first, min(first + PANEL, hi)):
+                        here, f, at = room + j - first, int(fld[np.uintp(j)]), int(slot[np.uintp(j)]) * stride
+                        u = load(part, (j - lo) * k, zero)
+                        h = _slope(by_pair, f, z, u, meets, pairs, zero)
+                        if scaled:
+                            slopes[np.uintp(f)] += slope_of(here, memo)
+                            if not by_pair:
+                                store(part, (j - lo) * k, u * h)
+                        if at == 0:
+                            continue
+                        x, rho = val[np.uintp(j)], fields[RHO, np.uintp(f)]
                         learn_weight(
-                            w_kind, states, j - lo, x, g, brings, s, f, flat, at, fields, evidence, memo, apart, w_rates
+                            w_kind, states, here, x, g, brings, s, f, flat, at, fields, evidence, memo, apart, w_rates
                         )
                         if v_needs_w and idles[j - lo]:
                             continue
-                        rho = fields[RHO, np.uintp(f)]
                         if v_kind == KALMAN:
                             kalman.learn_factors(
                                 h * (rho * x), np.float32(g), np.float32(lam), flat, at + head, k, v_rates
                             )
                         else:
-                            update(v_kind, h * np.float32(g * np.float64(x)), rho, flat, at + head, k, v_rates)
+                            gx = gradient_of(w_kind, here, x, g, memo)
+                            update(v_kind, h * gx, rho, flat, at + head, k, v_rates)
+                if scaled and not by_pair:
+                    for c in range(0, hi - lo, PANEL):
+                        store(dots, c, totals(load(part, c * k, none), panel))
+                    for j in range(lo, hi):
+                        slopes[np.uintp(size + int(fld[np.uintp(j)]))] += dots[np.uintp(j - lo)]
                 if w_kind == KALMAN:
                     learn_priors(fields, evidence, w_rates)
                 if scaled:
-                    learn_scales(np.float32(e), slopes, 0, per_field, TAU * size, size, scale_rates)
+                    learn_scales(np.float32(e), slopes, 0, per_field, TAU * size, size, False, scale_rates)
                     if not by_pair:
-                        learn_scales(np.float32(e), slopes, size, per_field, RHO * size, size, scale_rates)
+                        learn_scales(np.float32(e), slopes, size, per_field, RHO * size, size, True, scale_rates)
                 if by_pair:
                     _learn_pairs(np.float32(e), lo, hi, fld, seen, part, sums, pairs, own, met, scale_rates, zero)
             if by_pair:

@@ -29,9 +29,11 @@ import numpy as np
 from numba import njit
 
 from online_fm.model.kernels import F32, F64, INLINE, PANEL, PRECISION, Rates
-from online_fm.model.kernels.lanes import at_least, load, store, total, where_nonzero, zeros
+from online_fm.model.kernels.lanes import at_least, farther, fma, load, store, where_nonzero, zeros
 
 __all__ = [
+    "ROOM",
+    "XW",
     "gather",
     "learn_bias",
     "learn_factors",
@@ -39,13 +41,16 @@ __all__ = [
     "learn_row",
     "memo_size",
     "moved",
+    "open_row",
+    "places",
     "put_weight",
     "read_row",
     "repeat",
 ]
 
 NOTHING, ONE = np.float32(0.0), np.float32(1.0)
-COLUMNS = 10  # of a row's memo: h, prior precision, eta, D, mu, s; then the new eta, D, mu^2, gamma
+COLUMNS = 11  # of a row's memo: h, prior precision, eta, D, mu, s; then the new eta, D, mu^2, gamma; x, then x mu
+XW, ROOM = 10, COLUMNS * PANEL
 LEAST, MOST = 1e-3, 20.0
 
 
@@ -59,95 +64,109 @@ def learn_bias(g: np.float32, lam: np.float32, bias: F32, rates: Rates) -> None:
 
 
 @njit(**INLINE)
+def places(n: int) -> int:
+    """The end of the memo's panels that n features fill: panels, all columns of each, begin ROOM apart.
+
+    The i-th feature of a panel has its first column i behind the panel's beginning, the next ones PANEL apart.
+    """
+    return (n + PANEL - 1) // PANEL * ROOM
+
+
+@njit(**INLINE)
 def memo_size(n: int) -> int:
     """Floats that the memo of a row of up to n features, and the bias, takes."""
-    return COLUMNS * ((n + PANEL) // PANEL * PANEL)
+    return places(n + 1)
 
 
 @njit(**INLINE)
-def gather(memo: F32, i: int, h: np.float32, flat: F32, at: int, base: np.float32) -> None:
-    """Take the row's i-th feature into the memo: slope, prior precision, and `eta D` of its record, 0 where at < 0."""
-    size = memo.size // COLUMNS
-    first = max(at, 0)
-    memo[np.uintp(i)] = h
-    memo[np.uintp(size + i)] = base
-    memo[np.uintp(2 * size + i)] = flat[np.uintp(first)] if at >= 0 else NOTHING
-    memo[np.uintp(3 * size + i)] = flat[np.uintp(first + 1)] if at >= 0 else NOTHING
+def open_row(last: int, memo: F32) -> None:
+    """Clear a row's last panel, so that what lies behind its features adds nothing."""
+    panel = zeros(PANEL)
+    store(memo, last + PANEL, panel + ONE)
+    store(memo, last + 2 * PANEL, panel)
+    store(memo, last + 3 * PANEL, panel)
+    store(memo, last + XW * PANEL, panel)
 
 
 @njit(**INLINE)
-def read_row(n: int, memo: F32, hw: F32) -> tuple[float, float]:
-    """(logit, variance) that the weights of a row of n features give; h_i mu_i go to `hw`. Clears what is behind n."""
-    size, panel = memo.size // COLUMNS, zeros(PANEL)
-    logit, variance = 0.0, 0.0
-    for i in range(n, (n + PANEL - 1) // PANEL * PANEL):
-        memo[np.uintp(i)] = memo[np.uintp(2 * size + i)] = memo[np.uintp(3 * size + i)] = NOTHING
-        memo[np.uintp(size + i)] = ONE
-    for i in range(0, n, PANEL):
-        h, d = load(memo, i, panel), load(memo, 3 * size + i, panel)
-        s = ONE / (load(memo, size + i, panel) + d)
-        mu = load(memo, 2 * size + i, panel) * s
-        store(memo, 4 * size + i, mu)
-        store(memo, 5 * size + i, s)
-        store(hw, i, h * mu)
-        logit += total(h * mu)
-        variance += total(h * h * s)
-    return logit, variance
+def gather(memo: F32, here: int, x: np.float32, h: np.float32, flat: F32, at: int, base: np.float32) -> None:
+    """Take a feature into the memo: value, slope, prior precision, and `eta D` of its record."""
+    memo[np.uintp(here)] = h
+    memo[np.uintp(here + PANEL)] = base
+    memo[np.uintp(here + 2 * PANEL)] = flat[np.uintp(at)]
+    memo[np.uintp(here + 3 * PANEL)] = flat[np.uintp(at + 1)]
+    memo[np.uintp(here + XW * PANEL)] = x
+
+
+@njit(**INLINE)
+def read_row(n: int, memo: F32) -> tuple[F32, F32, F32]:
+    """(logit, variance, largest |x|), by lanes, of the weights of a row of n features; x becomes x mu."""
+    logit, variance, x_max = zeros(PANEL), zeros(PANEL), zeros(PANEL)
+    for here in range(0, places(n), ROOM):
+        h, d = load(memo, here, logit), load(memo, here + 3 * PANEL, logit)
+        x = load(memo, here + XW * PANEL, logit)
+        s = ONE / (load(memo, here + PANEL, logit) + d)
+        mu = load(memo, here + 2 * PANEL, logit) * s
+        store(memo, here + 4 * PANEL, mu)
+        store(memo, here + 5 * PANEL, s)
+        store(memo, here + XW * PANEL, x * mu)
+        logit = fma(h, mu, logit)
+        variance = fma(h * h, s, variance)
+        x_max = farther(x_max, x)
+    return logit, variance, x_max
 
 
 @njit(**INLINE)
 def learn_row(n: int, g: np.float32, brings: np.float32, variance: np.float32, memo: F32, rates: Rates) -> None:
     """The step of all weights of a row at once, from what `read_row` left to `eta D mu^2 gamma`."""
-    size, panel = memo.size // COLUMNS, zeros(PANEL)
-    for i in range(0, n, PANEL):
-        h, base, d = load(memo, i, panel), load(memo, size + i, panel), load(memo, 3 * size + i, panel)
-        s = load(memo, 5 * size + i, panel)
-        mu = load(memo, 4 * size + i, panel) - s * h * g
+    panel = zeros(PANEL)
+    for here in range(0, places(n), ROOM):
+        h, base = load(memo, here, panel), load(memo, here + PANEL, panel)
+        d, s = load(memo, here + 3 * PANEL, panel), load(memo, here + 5 * PANEL, panel)
+        mu = load(memo, here + 4 * PANEL, panel) - s * h * g
         square = h * h
         others = at_least(variance - square * s, NOTHING)
         d = d - d * rates[0] + square * brings / (others * brings + ONE)
         precision = base + d
-        store(memo, 6 * size + i, mu * precision)
-        store(memo, 7 * size + i, d)
-        store(memo, 8 * size + i, mu * mu)
-        store(memo, 9 * size + i, at_least(ONE - base / precision, NOTHING))
+        store(memo, here + 6 * PANEL, mu * precision)
+        store(memo, here + 7 * PANEL, d)
+        store(memo, here + 8 * PANEL, mu * mu)
+        store(memo, here + 9 * PANEL, at_least(ONE - base / precision, NOTHING))
 
 
 @njit(**INLINE)
-def put_weight(memo: F32, i: int, f: int, flat: F32, at: int, evidence: F64) -> None:
-    """Write the step of the row's i-th feature to its record, and what it adds to its field."""
-    size = memo.size // COLUMNS
-    square, gamma = memo[np.uintp(8 * size + i)], memo[np.uintp(9 * size + i)]
+def put_weight(memo: F32, here: int, f: int, flat: F32, at: int, evidence: F64) -> None:
+    """Write the step of a feature to its record, and what it adds to its field."""
+    square, gamma = memo[np.uintp(here + 8 * PANEL)], memo[np.uintp(here + 9 * PANEL)]
     evidence[0, np.uintp(f)] += np.float64(square) - np.float64(flat[np.uintp(at + 2)])
     evidence[1, np.uintp(f)] += np.float64(gamma) - np.float64(flat[np.uintp(at + 3)])
-    flat[np.uintp(at)] = memo[np.uintp(6 * size + i)]
-    flat[np.uintp(at + 1)] = memo[np.uintp(7 * size + i)]
+    flat[np.uintp(at)] = memo[np.uintp(here + 6 * PANEL)]
+    flat[np.uintp(at + 1)] = memo[np.uintp(here + 7 * PANEL)]
     flat[np.uintp(at + 2)] = square
     flat[np.uintp(at + 3)] = gamma
 
 
 @njit(**INLINE)
-def moved(memo: F32, i: int, flat: F32, at: int) -> bool:
+def moved(memo: F32, here: int, flat: F32, at: int) -> bool:
     """Whether the row has learned this feature before: its D is not what the forward pass found."""
-    return bool(flat[np.uintp(at + 1)] != memo[np.uintp(3 * (memo.size // COLUMNS) + i)])
+    return bool(flat[np.uintp(at + 1)] != memo[np.uintp(here + 3 * PANEL)])
 
 
 @njit(**INLINE)
 def repeat(
-    i: int, g: np.float32, brings: np.float32, variance: np.float32, flat: F32, at: int, memo: F32, rates: Rates
+    here: int, g: np.float32, brings: np.float32, variance: np.float32, flat: F32, at: int, memo: F32, rates: Rates
 ) -> None:
     """The step anew for a feature that the row has learned before: from the record as that left it."""
-    size = memo.size // COLUMNS
-    h, base, d = memo[np.uintp(i)], memo[np.uintp(size + i)], flat[np.uintp(at + 1)]
+    h, base, d = memo[np.uintp(here)], memo[np.uintp(here + PANEL)], flat[np.uintp(at + 1)]
     s = ONE / (base + d)
     mu = flat[np.uintp(at)] * s - s * h * g
     square = h * h
     d = d - d * rates[0] + square * brings / (max(variance - square * s, NOTHING) * brings + ONE)
     precision = base + d
-    memo[np.uintp(6 * size + i)] = mu * precision
-    memo[np.uintp(7 * size + i)] = d
-    memo[np.uintp(8 * size + i)] = mu * mu
-    memo[np.uintp(9 * size + i)] = max(ONE - base / precision, NOTHING)
+    memo[np.uintp(here + 6 * PANEL)] = mu * precision
+    memo[np.uintp(here + 7 * PANEL)] = d
+    memo[np.uintp(here + 8 * PANEL)] = mu * mu
+    memo[np.uintp(here + 9 * PANEL)] = max(ONE - base / precision, NOTHING)
 
 
 @njit(**INLINE)

@@ -17,6 +17,9 @@ import numba
 if TYPE_CHECKING or numba.config.DISABLE_JIT:
     from online_fm.model.kernels.lanes_numpy import (
         at_least,
+        farther,
+        fma,
+        largest,
         load,
         prefetch,
         shrink,
@@ -25,6 +28,7 @@ if TYPE_CHECKING or numba.config.DISABLE_JIT:
         store,
         total,
         total32,
+        totals,
         where_nonzero,
         within,
         zeros,
@@ -32,6 +36,9 @@ if TYPE_CHECKING or numba.config.DISABLE_JIT:
 else:
     from online_fm.model.kernels.lanes_llvm import (
         at_least,
+        farther,
+        fma,
+        largest,
         load,
         prefetch,
         shrink,
@@ -40,6 +47,7 @@ else:
         store,
         total,
         total32,
+        totals,
         where_nonzero,
         within,
         zeros,
@@ -47,6 +55,9 @@ else:
 
 __all__ = [
     "at_least",
+    "farther",
+    "fma",
+    "largest",
     "load",
     "prefetch",
     "shrink",
@@ -55,6 +66,7 @@ __all__ = [
     "store",
     "total",
     "total32",
+    "totals",
     "where_nonzero",
     "within",
     "zeros",

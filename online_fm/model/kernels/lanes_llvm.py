@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from llvmlite import ir
@@ -21,6 +22,9 @@ from numba.np import arrayobj
 __all__ = [
     "Lanes",
     "at_least",
+    "farther",
+    "fma",
+    "largest",
     "load",
     "prefetch",
     "shrink",
@@ -29,6 +33,7 @@ __all__ = [
     "store",
     "total",
     "total32",
+    "totals",
     "where_nonzero",
     "within",
     "zeros",
@@ -145,19 +150,84 @@ def total32(_typing: Any, lanes: Any) -> Any:
     return types.float32(lanes), codegen
 
 
+@intrinsic
+def farther(_typing: Any, lanes: Any, _others: Any) -> Any:
+    """The lanes, which are not negative, or the absolute values of the others where these are larger."""
+
+    def codegen(_context: Any, builder: Any, _signature: Any, args: Any) -> Any:
+        return _chosen(builder, ">", _call(builder, "fabs", _vector(lanes), args[1]), args[0])
+
+    return lanes(lanes, lanes), codegen
+
+
+@intrinsic
+def largest(_typing: Any, lanes: Any) -> Any:
+    """The largest of the lanes, none of which is negative."""
+
+    def codegen(_context: Any, builder: Any, _signature: Any, args: Any) -> Any:
+        return _folded(builder, args[0], lanes, partial(_chosen, builder, ">"))
+
+    return types.float32(lanes), codegen
+
+
+@intrinsic
+def totals(_typing: Any, groups: Any, like: Any) -> Any:
+    """The sums of as many groups of consecutive lanes as `like` has lanes.
+
+    Neighbours are added, in all groups at once: a quarter of the instructions that one `total32` after another takes.
+    """
+
+    def codegen(_context: Any, builder: Any, _signature: Any, args: Any) -> Any:
+        sums, left = args[0], groups.n // like.n
+        while left > 1:
+            sums, left = _halved(builder, sums, left, like.n), -(-left // 2)
+        return sums
+
+    return like(groups, like), codegen
+
+
+def _halved(builder: Any, sums: Any, left: int, groups: int) -> Any:
+    """Each of `groups` groups of `left` lanes as half as many, neighbours added; where one is left over, it stays."""
+    pairs, odd = divmod(left, 2)
+    starts = [left * group for group in range(groups)]
+    first = [start + place for start in starts for place in range(0, left, 2)]
+    second = [start + place for start in starts for place in [*range(1, left, 2), *[left * groups] * odd]]
+    nothing = ir.Constant(sums.type, [-0.0] * sums.type.count)  # what is added to -0 stays as it is, to the bit
+    few = ir.VectorType(I32, groups * (pairs + odd))
+    return builder.fadd(
+        builder.shuffle_vector(sums, nothing, ir.Constant(few, first)),
+        builder.shuffle_vector(sums, nothing, ir.Constant(few, second)),
+    )
+
+
+@intrinsic
+def fma(_typing: Any, a: Any, _b: Any, _c: Any) -> Any:
+    """The product plus c, lane by lane, rounded once."""
+
+    def codegen(_context: Any, builder: Any, _signature: Any, args: Any) -> Any:
+        return _call(builder, "fma", _vector(a), *args)
+
+    return a(a, a, a), codegen
+
+
 def _sum(builder: Any, value: Any, lanes: Lanes, kind: Any) -> Any:
+    return _folded(builder, value, lanes, builder.fadd, kind)
+
+
+def _folded(builder: Any, value: Any, lanes: Lanes, operation: Callable[..., Any], kind: Any = F32) -> Any:
+    """The lanes, as numbers of this kind and zeros up to a power of two, as one: halves are taken together."""
     n = 1 << (lanes.n - 1).bit_length()
     narrow = ir.Constant(_vector(lanes), [0.0] * lanes.n)
     mask = ir.Constant(ir.VectorType(I32, n), [min(i, lanes.n) for i in range(n)])
-    sums = builder.shuffle_vector(value, narrow, mask)
+    found = builder.shuffle_vector(value, narrow, mask)
     if kind is F64:
-        sums = builder.fpext(sums, ir.VectorType(F64, n))
+        found = builder.fpext(found, ir.VectorType(F64, n))
     while n > 1:
         n //= 2
         low = ir.Constant(ir.VectorType(I32, n), list(range(n)))
         high = ir.Constant(ir.VectorType(I32, n), list(range(n, 2 * n)))
-        sums = builder.fadd(builder.shuffle_vector(sums, sums, low), builder.shuffle_vector(sums, sums, high))
-    return builder.extract_element(sums, I32(0))
+        found = operation(builder.shuffle_vector(found, found, low), builder.shuffle_vector(found, found, high))
+    return builder.extract_element(found, I32(0))
 
 
 @intrinsic
@@ -214,10 +284,10 @@ def where_nonzero(_typing: Any, test: Any, then: Any, otherwise: Any) -> Any:
 
 @intrinsic
 def at_least(_typing: Any, lanes: Any, _floor: Any) -> Any:
-    """The lanes, or `floor` where they are smaller."""
+    """The lanes, or `floor` where they are smaller or no numbers."""
 
     def codegen(_context: Any, builder: Any, _signature: Any, args: Any) -> Any:
-        return _call(builder, "maxnum", _vector(lanes), args[0], _splat(builder, args[1], lanes))
+        return _chosen(builder, ">", args[0], _splat(builder, args[1], lanes))
 
     return lanes(lanes, types.float32), codegen
 
@@ -227,11 +297,15 @@ def within(_typing: Any, lanes: Any, _bound: Any) -> Any:
     """The lanes cut to [-bound, bound]; what is not a number becomes bound."""
 
     def codegen(_context: Any, builder: Any, _signature: Any, args: Any) -> Any:
-        vector, bound = _vector(lanes), _splat(builder, args[1], lanes)
-        low = _call(builder, "minnum", vector, args[0], bound)
-        return _call(builder, "maxnum", vector, low, builder.fneg(bound))
+        bound = _splat(builder, args[1], lanes)
+        return _chosen(builder, ">", _chosen(builder, "<", args[0], bound), builder.fneg(bound))
 
     return lanes(lanes, types.float32), codegen
+
+
+def _chosen(builder: Any, relation: str, a: Any, b: Any) -> Any:
+    """`a` where it is in relation to b, else b: one instruction, as the CPU's own maximum and minimum are."""
+    return builder.select(builder.fcmp_ordered(relation, a, b), a, b)
 
 
 def _arithmetic(instruction: str) -> Callable[..., Any]:

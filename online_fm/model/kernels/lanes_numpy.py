@@ -10,6 +10,9 @@ from numpy.typing import NDArray
 __all__ = [
     "Lanes",
     "at_least",
+    "farther",
+    "fma",
+    "largest",
     "load",
     "prefetch",
     "shrink",
@@ -18,6 +21,7 @@ __all__ = [
     "store",
     "total",
     "total32",
+    "totals",
     "where_nonzero",
     "within",
     "zeros",
@@ -55,13 +59,33 @@ def total32(lanes: Lanes) -> np.float32:
     return np.float32(lanes.sum(dtype=np.float32))
 
 
+def totals(groups: Lanes, like: Lanes) -> Lanes:
+    """The sums of as many groups of consecutive lanes as `like` has lanes."""
+    return groups.reshape(len(like), -1).sum(axis=1, dtype=np.float32)
+
+
+def farther(lanes: Lanes, others: Lanes) -> Lanes:
+    """The lanes, or the absolute values of the others where these are larger."""
+    return np.fmax(lanes, np.abs(others))
+
+
+def largest(lanes: Lanes) -> np.float32:
+    """The largest of the lanes."""
+    return np.float32(lanes.max())
+
+
+def fma(a: Lanes, b: Lanes, c: Lanes) -> Lanes:
+    """The product plus c, lane by lane; rounded once, but for rare halves."""
+    return (a.astype(np.float64) * b + c).astype(np.float32)
+
+
 def spread(array: NDArray[np.float32], at: int, times: int, like: Lanes) -> Lanes:
     """Consecutive floats of `array[at:]`, each `times` (a constant) over, in as many lanes as `like` has."""
     return np.repeat(array[at : at + len(like) // times], times)
 
 
 def at_least(lanes: Lanes, floor: np.float32) -> Lanes:
-    """The lanes, or `floor` where they are smaller."""
+    """The lanes, or `floor` where they are smaller or no numbers."""
     return np.fmax(lanes, floor)
 
 

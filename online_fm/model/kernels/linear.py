@@ -3,6 +3,10 @@
 A weight that is kept as a Gaussian is read as its mean, and adds (tau x)^2 s^2 to the variance of the logit; a feature
 without a record has weight 0, and its field's prior variance. With `v_needs_w`, a feature whose weight is exactly 0
 is `idle`: its factors take no part.
+
+What a row's weights need is gathered into a `memo`, where whole panels of them are worked on at once: 40 roots are
+three vectors. Panels follow one another, each with all of its columns, so that one address serves all: with an array
+per column the addresses did not fit into registers.
 """
 
 from __future__ import annotations
@@ -10,77 +14,123 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from online_fm.model.kernels import F32, F64, I32, INLINE, KALMAN, PANEL, PRECISION, TAU, U16, Rates, kalman
-from online_fm.model.kernels.kalman import COLUMNS
-from online_fm.model.kernels.lanes import load, store, total, zeros
+from online_fm.model.kernels import F32, F64, I32, I64, INLINE, KALMAN, PANEL, PRECISION, TAU, U16, Rates, kalman
+from online_fm.model.kernels.kalman import ROOM, XW, places
+from online_fm.model.kernels.lanes import farther, fma, largest, load, store, total, zeros
 from online_fm.model.kernels.optim import update
 
-__all__ = ["distinct", "idle", "learn_row", "learn_weight", "read_row", "read_weight"]
+__all__ = [
+    "distinct",
+    "gradient_of",
+    "idle",
+    "lacking",
+    "learn_row",
+    "learn_weight",
+    "open_row",
+    "read_row",
+    "read_weight",
+    "rising",
+    "slope_of",
+]
 
 NOTHING, ONE = np.float32(0.0), np.float32(1.0)
 
 
 @njit(**INLINE)
-def read_weight(
-    kind: int, states: int, i: int, x: np.float32, f: int, flat: F32, at: int, fields: F32, hw: F32, memo: F32
-) -> None:
-    """Take the weight of the row's i-th feature, of field f and value x: h w into `hw`, h = tau x.
-
-    With `states`, weight and state go to the memo too (what is there of a feature without a record means nothing, and
-    goes nowhere); of kind Kalman they go there alone. One way in and one way out: with several, Numba counts references
-    to the arrays in the loop, at twice its cost.
-    """
-    tau = fields[TAU, np.uintp(f)]
-    if kind == KALMAN:
-        kalman.gather(memo, i, tau * x, flat, at, fields[PRECISION, np.uintp(f)])
-    else:
-        size, first = memo.size // COLUMNS, max(at, 0)
-        w = flat[np.uintp(first)]
-        hw[np.uintp(i)] = tau * x * (w if at >= 0 else NOTHING)
-        if states > 0:
-            memo[np.uintp(i)] = x
-            memo[np.uintp(size + i)] = tau
-            memo[np.uintp(2 * size + i)] = w
-            for c in range(states):
-                memo[np.uintp((3 + c) * size + i)] = flat[np.uintp(first + 1 + c)]
+def lacking(lo: int, hi: int, slot: I32) -> bool:
+    """Whether any of the features lo:hi has no record."""
+    found = 0
+    for j in range(lo, hi):
+        found += slot[np.uintp(j)] == 0
+    return found > 0
 
 
 @njit(**INLINE)
-def read_row(kind: int, n: int, hw: F32, memo: F32) -> tuple[float, float]:
-    """(logit, variance) that the weights of a row of n features give; of kind Kalman, h w go to `hw` now."""
-    logit, variance = 0.0, 0.0
+def open_row(kind: int, n: int, memo: F32) -> None:
+    """Clear the memo behind a row of n features."""
+    last = n // PANEL * ROOM
+    store(memo, last, zeros(PANEL))
     if kind == KALMAN:
-        logit, variance = kalman.read_row(n, memo, hw)
+        kalman.open_row(last, memo)
+
+
+@njit(**INLINE)
+def read_weight(
+    kind: int, states: int, here: int, x: np.float32, f: int, flat: F32, at: int, fields: F32, memo: F32
+) -> None:
+    """Take weight and state of a feature, of field f and value x, into its place in the memo."""
+    tau = fields[TAU, np.uintp(f)]
+    if kind == KALMAN:
+        kalman.gather(memo, here, x, tau * x, flat, at, fields[PRECISION, np.uintp(f)])
     else:
-        panel = zeros(PANEL)
-        store(hw, n, panel)
-        for i in range(0, n, PANEL):
-            logit += total(load(hw, i, panel))
-    return logit, variance
+        memo[np.uintp(here)] = x
+        memo[np.uintp(here + PANEL)] = tau
+        for c in range(1 + states):
+            memo[np.uintp(here + (2 + c) * PANEL)] = flat[np.uintp(at + c)]
+
+
+@njit(**INLINE)
+def read_row(kind: int, n: int, memo: F32) -> tuple[float, float, np.float32]:
+    """(logit, variance) that the weights of a row of n features give, and its largest |x|; x w go to the memo."""
+    logit, variance, x_max = zeros(PANEL), zeros(PANEL), zeros(PANEL)
+    if kind == KALMAN:
+        logit, variance, x_max = kalman.read_row(n, memo)
+    else:
+        for here in range(0, places(n), ROOM):
+            x = load(memo, here, logit)
+            xw = x * load(memo, here + 2 * PANEL, logit)
+            store(memo, here + XW * PANEL, xw)
+            logit = fma(xw, load(memo, here + PANEL, logit), logit)
+            x_max = farther(x_max, x)
+    return total(logit), total(variance), largest(x_max)
+
+
+@njit(**INLINE)
+def slope_of(here: int, memo: F32) -> np.float32:
+    """The slope of the logit by tau that the feature at this place has: x w."""
+    return memo[np.uintp(here + XW * PANEL)]
+
+
+@njit(**INLINE)
+def gradient_of(kind: int, here: int, x: np.float32, g: float, memo: F32) -> np.float32:
+    """The slope g x of the feature, of value x, at this place, after `learn_row`."""
+    return np.float32(g) * x if kind == KALMAN else memo[np.uintp(here)]
 
 
 @njit(**INLINE)
 def idle(v_needs_w: bool, flat: F32, at: int) -> bool:
     """Whether the factors of the record at `at` take no part."""
-    w = np.float32(1.0)
-    if v_needs_w:
-        w = flat[np.uintp(at)] if at >= 0 else np.float32(0.0)
-    return w == 0.0
+    return flat[np.uintp(at)] == 0.0 if v_needs_w else False
+
+
+@njit(**INLINE)
+def rising(ptr: I64, fld: U16) -> bool:
+    """Whether in no row a field comes twice or out of order: then no row has a feature twice."""
+    falls = 0
+    for j in range(1, fld.size):
+        falls += fld[np.uintp(j - 1)] >= fld[np.uintp(j)]
+    between = 0
+    for i in range(1, ptr.size - 1):
+        at = ptr[i]
+        if 0 < at < ptr[i + 1]:
+            between += fld[np.uintp(at - 1)] >= fld[np.uintp(at)]
+    return falls == between
 
 
 @njit(**INLINE)
 def distinct(lo: int, hi: int, fld: U16, slot: I32) -> bool:
     """Whether surely no two of the features lo:hi share a record: fields rise, or do not fall while slots differ."""
-    rise = True
+    falls = 0
     for j in range(lo + 1, hi):
-        rise &= fld[np.uintp(j - 1)] < fld[np.uintp(j)]
+        falls += fld[np.uintp(j - 1)] >= fld[np.uintp(j)]
+    rise = falls == 0
     if not rise:
         rise = True
         for j in range(lo + 1, hi):
             i = j - 1
             rise &= fld[np.uintp(i)] <= fld[np.uintp(j)]
             while rise and i >= lo and fld[np.uintp(i)] == fld[np.uintp(j)]:
-                rise = slot[np.uintp(i)] != slot[np.uintp(j)] or slot[np.uintp(j)] < 0
+                rise = slot[np.uintp(i)] != slot[np.uintp(j)] or slot[np.uintp(j)] == 0
                 i -= 1
     return rise
 
@@ -102,26 +152,28 @@ def learn_row(
 
     But for Kalman the bias is one more weight, with x = tau = 1; what lies behind it in the memo means nothing.
     """
+    panel = zeros(PANEL)
     if kind == KALMAN:
         kalman.learn_bias(np.float32(g), np.float32(lam), bias, rates)
         kalman.learn_row(n, np.float32(g), np.float32(brings), np.float32(variance), memo, rates)
     else:
-        size, panel = memo.size // COLUMNS, zeros(PANEL)
-        memo[np.uintp(n)] = memo[np.uintp(size + n)] = ONE
+        own = n // PANEL * ROOM + n % PANEL
+        memo[np.uintp(own)] = memo[np.uintp(own + PANEL)] = ONE
         for c in range(1 + states):
-            memo[np.uintp((2 + c) * size + n)] = bias[np.uintp(c)]
-        for i in range(0, n + 1, PANEL):
-            gradient = load(memo, i, panel) * np.float32(g)
-            update(kind, gradient, load(memo, size + i, panel), memo, 2 * size + i, size, rates)
+            memo[np.uintp(own + (2 + c) * PANEL)] = bias[np.uintp(c)]
+        for here in range(0, places(n + 1), ROOM):
+            gradient = load(memo, here, panel) * np.float32(g)
+            store(memo, here, gradient)
+            update(kind, gradient, load(memo, here + PANEL, panel), memo, here + 2 * PANEL, PANEL, rates)
         for c in range(1 + states):
-            bias[np.uintp(c)] = memo[np.uintp((2 + c) * size + n)]
+            bias[np.uintp(c)] = memo[np.uintp(own + (2 + c) * PANEL)]
 
 
 @njit(**INLINE)
 def learn_weight(
     kind: int,
     states: int,
-    i: int,
+    here: int,
     x: np.float32,
     g: float,
     brings: float,
@@ -135,18 +187,17 @@ def learn_weight(
     apart: bool,
     rates: Rates,
 ) -> None:
-    """Write the step of the weight of the row's i-th feature, of field f and value x, to its record at `at`.
+    """Write the step of the weight of a feature, of field f and value x, from its place to its record at `at`.
 
     Where features of the row may share a record (not `apart`) the step is taken anew, from what the others left.
     """
     if kind == KALMAN:
         if x != 0.0:
-            if not apart and kalman.moved(memo, i, flat, at):
-                kalman.repeat(i, np.float32(g), np.float32(brings), np.float32(variance), flat, at, memo, rates)
-            kalman.put_weight(memo, i, f, flat, at, evidence)
+            if not apart and kalman.moved(memo, here, flat, at):
+                kalman.repeat(here, np.float32(g), np.float32(brings), np.float32(variance), flat, at, memo, rates)
+            kalman.put_weight(memo, here, f, flat, at, evidence)
     elif apart:
-        size = memo.size // COLUMNS
         for c in range(1 + states):
-            flat[np.uintp(at + c)] = memo[np.uintp((2 + c) * size + i)]
+            flat[np.uintp(at + c)] = memo[np.uintp(here + (2 + c) * PANEL)]
     else:
-        update(kind, zeros(1) + np.float32(g * np.float64(x)), fields[TAU, np.uintp(f)], flat, at, 1, rates)
+        update(kind, zeros(1) + memo[np.uintp(here)], fields[TAU, np.uintp(f)], flat, at, 1, rates)

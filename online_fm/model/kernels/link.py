@@ -9,7 +9,8 @@ parts), so that prediction and update are those of assumed-density filtering (Op
     hinge      p = m     e = -(2 y - 1) where (2 y - 1) m < 1, else 0   (no likelihood, so never with S)
 
 An example of weight c is c such examples: the precision that one brings, lam / (1 - lam S), is multiplied by c, and the
-two derivatives follow. For the squared loss that is exact; with S = 0 it is c times the gradient. lam S < 1 always.
+two derivatives follow: c times theirs, over 1 + (c - 1) lam S. For the squared loss that is exact; with S = 0 it is c
+times the gradient. lam S < 1 always.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from numba import njit
 
 from online_fm.model.kernels import INLINE, LOG, SQUARED
 
-__all__ = ["LARGEST_GRADIENT", "margin_of", "prediction", "respond", "sigmoid", "sound"]
+__all__ = ["LARGEST_GRADIENT", "moderation", "prediction", "respond", "sigmoid", "sound"]
 
 LARGEST_GRADIENT = 1e9
 
@@ -37,11 +38,9 @@ def sigmoid(logit: float) -> float:
 
 
 @njit(**INLINE)
-def margin_of(loss: int, logit: float, variance: float) -> float:
-    """The logit as it is reported: moderated by its variance where the loss is log."""
-    if loss == LOG and variance > 0.0:
-        return logit / math.sqrt(1.0 + math.pi / 8.0 * variance)
-    return logit
+def moderation(loss: int, variance: float) -> float:
+    """Of the logit by its variance: kappa where the loss is log, else 1."""
+    return 1.0 / math.sqrt(1.0 + math.pi / 8.0 * variance) if loss == LOG and variance > 0.0 else 1.0
 
 
 @njit(**INLINE)
@@ -54,16 +53,16 @@ def prediction(loss: int, margin: float) -> float:
 
 @njit(**INLINE)
 def respond(
-    loss: int, noise: float, logit: float, variance: float, p: float, y: float, c: float
+    loss: int, noise: float, logit: float, variance: float, kappa: float, p: float, y: float, c: float
 ) -> tuple[float, float, float, float]:
-    """(c e, dloss/dm, lam, the precision that the example brings) for an example of weight c."""
+    """(c e, dloss/dm, lam, the precision that the example brings) for an example of weight c.
+
+    kappa: the logit's `moderation`; p: the prediction.
+    """
     if loss == LOG:
         e = p - y
-        shrink = 1.0
-        if variance > 0.0:
-            shrink = 1.0 / math.sqrt(1.0 + math.pi / 8.0 * variance)
-        g = shrink * e
-        lam = shrink * shrink * p * (1.0 - p)
+        g = kappa * e
+        lam = kappa * kappa * p * (1.0 - p)
         one = lam / (1.0 - lam * variance)
     elif loss == SQUARED:
         e = logit - y
@@ -77,8 +76,8 @@ def respond(
         lam = one = 0.0
     if variance <= 0.0:
         return c * e, c * g, 0.0, 0.0
-    brings = c * one
-    return c * e, g * c * (1.0 + one * variance) / (1.0 + brings * variance), brings / (1.0 + brings * variance), brings
+    often = c / (1.0 + (c - 1.0) * lam * variance)
+    return c * e, g * often, lam * often, c * one
 
 
 @njit(**INLINE)

@@ -29,9 +29,18 @@ from online_fm.model.kernels import (
     Rates,
 )
 from online_fm.model.kernels.ahead import ask, widest
-from online_fm.model.kernels.kalman import learn_priors, memo_size
-from online_fm.model.kernels.linear import distinct, learn_row, learn_weight, read_row, read_weight
-from online_fm.model.kernels.link import margin_of, prediction, respond, sound
+from online_fm.model.kernels.kalman import ROOM, learn_priors, memo_size
+from online_fm.model.kernels.linear import (
+    distinct,
+    learn_row,
+    learn_weight,
+    open_row,
+    read_row,
+    read_weight,
+    rising,
+    slope_of,
+)
+from online_fm.model.kernels.link import moderation, prediction, respond, sound
 from online_fm.model.kernels.scales import learn_scales
 from online_fm.model.kernels.signatures import PREDICT, STEP
 
@@ -51,22 +60,20 @@ def _forward(
     stride: int,
     bias: F32,
     fields: F32,
-    hw: F32,
     memo: F32,
 ) -> tuple[float, float, np.float32]:
-    """(logit, its variance, largest |x|) of the features lo:hi; h_i w_i go to `hw`."""
+    """(logit, its variance, largest |x|) of the features lo:hi."""
     logit = np.float64(bias[0])
     variance = np.float64(bias[1]) if w_kind == KALMAN else 0.0
-    x_max = np.float32(0.0)
-    for j in range(lo, hi):
-        ask(j + 2 * (hi - lo), slot, flat, stride, 0, stride)
-        x, f, at = val[np.uintp(j)], int(fld[np.uintp(j)]), int(slot[np.uintp(j)]) * stride
-        x_max = max(x_max, abs(x))
-        read_weight(w_kind, states, j - lo, x, f, flat, at, fields, hw, memo)
-    m, s = read_row(w_kind, hi - lo, hw, memo)
-    logit += m
-    variance += s
-    return logit, variance, x_max
+    open_row(w_kind, hi - lo, memo)
+    for first in range(lo, hi, PANEL):
+        room = (first - lo) // PANEL * ROOM
+        for j in range(first, min(first + PANEL, hi)):
+            ask(j + 2 * (hi - lo), slot, flat, stride, 0, stride)
+            f, at = int(fld[np.uintp(j)]), int(slot[np.uintp(j)]) * stride
+            read_weight(w_kind, states, room + j - first, val[np.uintp(j)], f, flat, at, fields, memo)
+    m, s, x_max = read_row(w_kind, hi - lo, memo)
+    return logit + m, variance + s, x_max
 
 
 @cache
@@ -85,7 +92,6 @@ def make_predict(w_kind: int, stride: int, fingerprint: int = FINGERPRINT) -> Ca
         fields: F32,
         _pairs: F32,
         loss: int,
-        _v_needs_w: bool,
         _n_fields: int,
         _seed: np.uint64,
         _sd: float,
@@ -98,11 +104,10 @@ def make_predict(w_kind: int, stride: int, fingerprint: int = FINGERPRINT) -> Ca
         _ = fingerprint
         flat = records.reshape(records.size)
         wide = widest(ptr)
-        hw = np.empty(wide + PANEL, np.float32)
-        memo = np.zeros(memo_size(wide) if w_kind == KALMAN else 0, np.float32)
+        memo = np.zeros(memo_size(wide), np.float32)
         for i in range(ptr.size - 1):
-            m, s, _x = _forward(w_kind, 0, ptr[i], ptr[i + 1], fld, val, slot, flat, stride, bias, fields, hw, memo)
-            margin = margin_of(loss, m, s)
+            m, s, _x = _forward(w_kind, 0, ptr[i], ptr[i + 1], fld, val, slot, flat, stride, bias, fields, memo)
+            margin = m * moderation(loss, s)
             p[i], logit[i], variance[i] = prediction(loss, margin), margin, s
 
     return predict
@@ -133,7 +138,6 @@ def make_step(w_kind: int, stride: int, fingerprint: int = FINGERPRINT) -> Calla
         scale_rates: Rates,
         noise: float,
         loss: int,
-        _v_needs_w: bool,
         _n_fields: int,
         _seed: np.uint64,
         _sd: float,
@@ -150,49 +154,40 @@ def make_step(w_kind: int, stride: int, fingerprint: int = FINGERPRINT) -> Calla
         _ = fingerprint
         flat = records.reshape(records.size)
         wide = widest(ptr)
-        hw, slopes = np.empty(wide + PANEL, np.float32), np.zeros(2 * fields.shape[1], np.float32)
-        memo = np.zeros(memo_size(wide), np.float32)
-        scaled = scale_rates[0] > 0.0
+        memo, slopes = np.zeros(memo_size(wide), np.float32), np.zeros(fields.shape[1], np.float32)
+        scaled, rise = scale_rates[0] > 0.0, rising(ptr, fld)
         per_field, size = fields.reshape(fields.size), fields.shape[1]
         for i in range(ptr.size - 1):
             lo, hi = ptr[i], ptr[i + 1]
-            m, s, x_max = _forward(w_kind, states, lo, hi, fld, val, slot, flat, stride, bias, fields, hw, memo)
-            margin = margin_of(loss, m, s)
+            m, s, x_max = _forward(w_kind, states, lo, hi, fld, val, slot, flat, stride, bias, fields, memo)
+            kappa = moderation(loss, s)
+            margin = m * kappa
             predicted = prediction(loss, margin)
             p[i], logit[i], variance[i] = predicted, margin, s
             if not learn[i]:
                 continue
-            e, g, lam, brings = respond(loss, noise, m, s, predicted, np.float64(label[i]), np.float64(weight[i]))
+            e, g, lam, brings = respond(
+                loss, noise, m, s, kappa, predicted, np.float64(label[i]), np.float64(weight[i])
+            )
             if not sound(m, s, g, brings, weight[i], np.float64(x_max), 1.0):
                 bad[i] = True
                 continue
             learn_row(w_kind, states, hi - lo, g, lam, brings, s, bias, memo, w_rates)
-            apart = distinct(lo, hi, fld, slot)
-            for j in range(lo, hi):
-                f, at = int(fld[np.uintp(j)]), int(slot[np.uintp(j)]) * stride
-                if scaled:
-                    slopes[np.uintp(f)] += hw[np.uintp(j - lo)]
-                if at >= 0:
-                    learn_weight(
-                        w_kind,
-                        states,
-                        j - lo,
-                        val[np.uintp(j)],
-                        g,
-                        brings,
-                        s,
-                        f,
-                        flat,
-                        at,
-                        fields,
-                        evidence,
-                        memo,
-                        apart,
-                        w_rates,
-                    )
+            apart = rise or distinct(lo, hi, fld, slot)
+            for first in range(lo, hi, PANEL):
+                room = (first - lo) // PANEL * ROOM
+                for j in range(first, min(first + PANEL, hi)):
+                    here, f, at = room + j - first, int(fld[np.uintp(j)]), int(slot[np.uintp(j)]) * stride
+                    if scaled:
+                        slopes[np.uintp(f)] += slope_of(here, memo)
+                    if at > 0:
+                        x = val[np.uintp(j)]
+                        learn_weight(
+                            w_kind, states, here, x, g, brings, s, f, flat, at, fields, evidence, memo, apart, w_rates
+                        )
             if w_kind == KALMAN:
                 learn_priors(fields, evidence, w_rates)
             if scaled:
-                learn_scales(np.float32(e), slopes, 0, per_field, TAU * size, size, scale_rates)
+                learn_scales(np.float32(e), slopes, 0, per_field, TAU * size, size, False, scale_rates)
 
     return step

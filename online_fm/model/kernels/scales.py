@@ -17,25 +17,30 @@ import numpy as np
 from numba import njit
 
 from online_fm.model.kernels import F32, INLINE, PANEL, Rates
-from online_fm.model.kernels.lanes import at_least, load, sqrt, store, within, zeros
+from online_fm.model.kernels.lanes import at_least, fma, load, sqrt, store, totals, within, zeros
 
-__all__ = ["learn_pair_row", "learn_scales"]
+__all__ = ["learn_pair_row", "learn_products_row", "learn_scales"]
 
 LARGEST = np.float32(1e15)
 
 
 @njit(**INLINE)
-def learn_scales(e: np.float32, slopes: F32, start: int, fields: F32, at: int, width: int, rates: Rates) -> None:
-    """The scales `fields[at:]` of all fields; their sums are `width` further on, slopes[start:] hold scale dm/dscale.
+def learn_scales(
+    e: np.float32, slopes: F32, start: int, fields: F32, at: int, width: int, times_scale: bool, rates: Rates
+) -> None:
+    """The scales `fields[at:]` of all fields; their sums are `width` further on.
 
-    The slopes are cleared.
+    slopes[start:] hold dm/dscale or, `times_scale`, scale dm/dscale; they are cleared.
     """
     eta, a0, floor, _, _ = rates
     panel = zeros(PANEL)
     for c in range(0, width, PANEL):
         scale = load(fields, at + c, panel)
-        d = within(load(slopes, start + c, panel) * e / scale, LARGEST)
-        square = load(fields, at + width + c, panel) + d * d
+        slope = load(slopes, start + c, panel) * e
+        if times_scale:
+            slope = slope / scale
+        d = within(slope, LARGEST)
+        square = fma(d, d, load(fields, at + width + c, panel))
         store(fields, at + c, at_least(scale - d * eta / sqrt(square + a0), floor))
         store(fields, at + width + c, square)
         store(slopes, start + c, panel)
@@ -44,12 +49,27 @@ def learn_scales(e: np.float32, slopes: F32, start: int, fields: F32, at: int, w
 @njit(**INLINE)
 def learn_pair_row(e: np.float32, slopes: F32, start: int, pairs: F32, f: int, width: int, rates: Rates) -> None:
     """R of field f with all fields, from d = e slopes[start:], which are cleared; pairs is flat: R, then its sums."""
-    _, _, _, eta, a0 = rates
-    panel, half = zeros(PANEL), pairs.size // 2
+    panel = zeros(PANEL)
     for c in range(0, width, PANEL):
-        at = f * width + c
-        d = within(load(slopes, start + c, panel) * e, LARGEST)
-        square = load(pairs, half + at, panel) + d * d
-        store(pairs, at, load(pairs, at, panel) - d * eta / sqrt(square + a0))
-        store(pairs, half + at, square)
+        _learn_pairs(load(slopes, start + c, panel) * e, pairs, f * width + c, rates)
         store(slopes, start + c, panel)
+
+
+@njit(**INLINE)
+def learn_products_row(e: np.float32, products: F32, none: F32, pairs: F32, f: int, width: int, rates: Rates) -> None:
+    """The same from the sums of k neighbours in products f32[F, width, k], which are cleared; none: PANEL k zeros."""
+    panel = zeros(PANEL)
+    for c in range(f * width, (f + 1) * width, PANEL):
+        start = c // PANEL * len(none)
+        _learn_pairs(totals(load(products, start, none), panel) * e, pairs, c, rates)
+        store(products, start, none)
+
+
+@njit(**INLINE)
+def _learn_pairs(slope: F32, pairs: F32, at: int, rates: Rates) -> None:
+    _, _, _, eta, a0 = rates
+    half = pairs.size // 2
+    d = within(slope, LARGEST)
+    square = fma(d, d, load(pairs, half + at, d))
+    store(pairs, at, load(pairs, at, d) - d * eta / sqrt(square + a0))
+    store(pairs, half + at, square)

@@ -16,13 +16,12 @@ _ROWS = (
     array_of(types.uint16),  # fld[nnz]
     array_of(types.uint32),  # key[nnz]
     array_of(types.float32),  # val[nnz]
-    array_of(types.int32),  # slot[nnz], -1 where the feature has no record
+    array_of(types.int32),  # slot[nnz], 0 where the feature has no record
 )
 _F32 = array_of(types.float32)
 _RATES = types.UniTuple(types.float32, 5)  # type: ignore[no-untyped-call]
 _MEANING = (
     types.int64,  # loss: LOG, SQUARED or HINGE
-    types.boolean,  # v_needs_w
     types.int64,  # n_fields
     types.uint64,  # seed of the initial factors
     types.float64,  # and their standard deviation
@@ -34,7 +33,7 @@ _GIVEN = (_WRITTEN, _WRITTEN, _WRITTEN)  # p[n], logit[n], variance[n]
 
 def _parameters(*, written: bool) -> tuple[types.Array, ...]:
     return (
-        array_of(types.float32, dims=2, written=written),  # records[capacity, stride]
+        array_of(types.float32, dims=2, written=written),  # records[1 + capacity, stride]
         array_of(types.float32, written=written),  # bias[1 + states]
         array_of(types.float32, dims=2, written=written),  # fields[FIELD_ROWS, n_fields padded]
         array_of(types.float32, dims=3, written=written),  # pairs[2, n_fields, n_fields padded]

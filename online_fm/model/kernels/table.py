@@ -1,13 +1,14 @@
 """The table's kernels: from (field, key) to a slot, with exact keys, and the initial value of a new feature.
 
-A tag is `field << 32 | key`. The index is an open-addressing hash table of pairs (tag, slot + 1), 0 where empty,
+A tag is `field << 32 | key`. The index is an open-addressing hash table of pairs (tag, slot), slot 0 where empty,
 interleaved so that a probe is one cache line; linear probing at a load of at most one half. The tag is compared,
 so two features never share a record: collisions cost more log-loss than any tuning wins back.
 
 `resolve` goes over a batch before it is learned: first all features are looked for, in blocks, then row by row those
 that were not found at once. Rows that will be learned insert what they bring; the others only look up, and so see
-exactly what an earlier learned row inserted: nothing is ever taken out, so what was found early stays. Slot -1 is a
-feature without a record: it contributes its initial value and does not learn.
+exactly what an earlier learned row inserted: nothing is ever taken out, so what was found early stays. Slot 0 is that
+of features without a record, whose weight is 0: its record is all zeros and stays so, and kernels may read it like any
+other. Such a feature contributes its initial value and does not learn.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ __all__ = ["draw", "make_table", "tag_of"]
 
 AHEAD = 32
 BLOCK = 64
-UNKNOWN = -2
+UNKNOWN = -1
 GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 
 
@@ -83,13 +84,13 @@ def _ask(tag: np.uint64, index: U64) -> None:
 
 
 @njit(**INLINE)
-def _look(fld: U16, key: U32, start: int, index: U64, slot: I32) -> None:
+def _look(fld: U16, key: U32, start: int, index: U64, home: U64, slot: I32) -> None:
     """Fill `slot[start:]` for the features that lie at one of the first two places of their probe, the others UNKNOWN.
 
     Blocks of features, each asked for while the one before is read, in loops without branches: the CPU cannot foresee
-    where a probe ends, and stumbles.
+    where a probe ends, and stumbles. home u64[2 BLOCK]: scratch.
     """
-    home, mask = np.empty(2 * BLOCK, np.uint64), np.uint64(index.size - 1)
+    mask = np.uint64(index.size - 1)
     for block in range(start, fld.size + BLOCK, BLOCK):
         here = (block - start) // BLOCK % 2 * BLOCK
         for i in range(min(BLOCK, fld.size - block)):
@@ -103,8 +104,8 @@ def _look(fld: U16, key: U32, start: int, index: U64, slot: I32) -> None:
                 second = (first + np.uint64(2)) & mask
                 tag = tag_of(fld[j], key[j])
                 place = first if index[first] == tag else second
-                found = np.int32(index[place + np.uint64(1)]) - np.int32(1)
-                slot[j] = found if index[place] == tag and found >= 0 else np.int32(UNKNOWN)
+                found = np.int32(index[place + np.uint64(1)])
+                slot[j] = found if index[place] == tag and found > 0 else np.int32(UNKNOWN)
 
 
 @cache
@@ -157,13 +158,13 @@ def make_table(fingerprint: int = FINGERPRINT) -> tuple[Callable[..., int], Call
         """Fill `slot` for the rows from `row` on; return the row before which the index must grow, or n.
 
         room: features that the index takes. counts i64[2]: features, and features of learned rows that found no place.
-        records f32[capacity, stride], of which all unused ones are 0; factors lie at `v_at`, `n_v` of them, their first
-        state, which begins with `v_start`, `width` further on.
+        records f32[1 + capacity, stride], of which all unused ones are 0; factors lie at `v_at`, `n_v` of them, their
+        first state, which begins with `v_start`, `width` further on.
         """
         _ = fingerprint
         flat = records.reshape(records.size)
-        capacity, stride = records.shape
-        _look(fld, key, ptr[row], index, slot)
+        capacity, stride = records.shape[0] - 1, records.shape[1]
+        _look(fld, key, ptr[row], index, np.empty(2 * BLOCK, np.uint64), slot)
         for i in range(row, ptr.size - 1):
             if learn[i] and min(counts[0] + ptr[i + 1] - ptr[i], capacity) > room:
                 return i
@@ -172,14 +173,14 @@ def make_table(fingerprint: int = FINGERPRINT) -> tuple[Callable[..., int], Call
                     continue
                 tag = tag_of(fld[np.uintp(j)], key[np.uintp(j)])
                 place = _place(tag, index)
-                found = np.int64(index[place + np.uint64(1)]) - 1
-                if found < 0 and learn[i]:
+                found = np.int64(index[place + np.uint64(1)])
+                if found == 0 and learn[i]:
                     if counts[0] < capacity:
-                        found = counts[0]
+                        tags[counts[0]] = tag
                         counts[0] += 1
+                        found = counts[0]
                         index[place] = tag
-                        index[place + np.uint64(1)] = np.uint64(found + 1)
-                        tags[found] = tag
+                        index[place + np.uint64(1)] = np.uint64(found)
                         draw(tag, seed, sd, flat, found * stride + v_at, n_v)
                         if v_start != 0.0:
                             for c in range(n_v):
@@ -193,24 +194,24 @@ def make_table(fingerprint: int = FINGERPRINT) -> tuple[Callable[..., int], Call
     def lookup(fld: U16, key: U32, index: U64, slot: I32) -> None:
         """Fill `slot` without inserting anything."""
         _ = fingerprint
-        _look(fld, key, 0, index, slot)
+        _look(fld, key, 0, index, np.empty(2 * BLOCK, np.uint64), slot)
         for j in range(fld.size):
             if slot[np.uintp(j)] == UNKNOWN:
                 tag = tag_of(fld[np.uintp(j)], key[np.uintp(j)])
-                slot[np.uintp(j)] = np.int64(index[_place(tag, index) + np.uint64(1)]) - 1
+                slot[np.uintp(j)] = np.int64(index[_place(tag, index) + np.uint64(1)])
 
     @njit(types.int64(tags, array_of(types.uint64, written=True)), **KERNEL)
     def rehash(tags: U64, index: U64) -> int:
         """Enter `tags` into an empty index in order; return how many came before the first repeated one."""
         _ = fingerprint
-        for slot in range(tags.size):
-            if slot + AHEAD < tags.size:
-                _ask(tags[slot + AHEAD], index)
-            place = _place(tags[slot], index)
+        for i in range(tags.size):
+            if i + AHEAD < tags.size:
+                _ask(tags[i + AHEAD], index)
+            place = _place(tags[i], index)
             if index[place + np.uint64(1)] != 0:
-                return slot
-            index[place] = tags[slot]
-            index[place + np.uint64(1)] = np.uint64(slot + 1)
+                return i
+            index[place] = tags[i]
+            index[place + np.uint64(1)] = np.uint64(i + 1)
         return tags.size
 
     return resolve, lookup, rehash
