@@ -165,7 +165,7 @@ def _forward(
         for j in range(start, min(start + PANEL, hi)):
             ask(j + hi - lo, slot, flat, stride, 0, HEAD + row)
             x, f, at = val[np.uintp(j)], int(fld[np.uintp(j)]), int(slot[np.uintp(j)]) * stride
-            read_weight(w_kind, states, room + j - start, x, f, flat, at, fields, memo)
+            logit += read_weight(w_kind, states, room + j - start, x, f, flat, at, fields, memo)
             first = seen[np.uintp(f)] == 2
             seen[np.uintp(f)] = 1
             if idle(v_needs_w, flat, at):
@@ -182,7 +182,7 @@ def _forward(
                 q = _scatter(spare, 0, x, f, first, towards, n_fields, q)
             store(own, (j - lo) * k, vx)
             alone = alone + vx * vx * pairs[0, f, f]
-    m, s, x_max = read_row(w_kind, hi - lo, memo)
+    m, s, x_max = read_row(w_kind, lo, hi, val, memo)
     logit += m
     variance += s
     met = within = zero
@@ -485,7 +485,7 @@ def make_step(k: int, w_kind: int, v_kind: int, v_needs_w: int, fingerprint: int
                 bad[i] = True
                 products[:] = 0.0
                 continue
-            learn_row(w_kind, states, hi - lo, g, lam, brings, s, bias, memo, w_rates)
+            learn_row(w_kind, states, lo, hi, val, g, lam, brings, s, bias, memo, w_rates)
             apart = rise or distinct(lo, hi, fld, slot)
             if v_needs_w:
                 for j in range(lo, hi):

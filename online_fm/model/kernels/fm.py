@@ -119,7 +119,7 @@ def _forward(
         for j in range(first, min(first + PANEL, hi)):
             ask(j + 2 * (hi - lo), slot, flat, stride, 0, stride)
             x, f, at = val[np.uintp(j)], int(fld[np.uintp(j)]), int(slot[np.uintp(j)]) * stride
-            read_weight(w_kind, states, room + j - first, x, f, flat, at, fields, memo)
+            logit += read_weight(w_kind, states, room + j - first, x, f, flat, at, fields, memo)
             scale = fields[RHO, np.uintp(f)] * x
             s = zero + v_prior
             if idle(v_needs_w, flat, at):
@@ -142,7 +142,7 @@ def _forward(
                 known = known + s
                 met = fma(s, u, met)
                 own = fma(s * u, u, own)
-    m, of_w, x_max = read_row(w_kind, hi - lo, memo)
+    m, of_w, x_max = read_row(w_kind, lo, hi, val, memo)
     if v_kind == KALMAN and not by_pair:
         variance += max(total(z * (z * known - met - met) + own), 0.0)
     return logit + m, variance + of_w, z, q, x_max
@@ -479,7 +479,7 @@ def make_step(
             good = learn[i] and sound(m, s, g, brings, weight[i], np.float64(x_max), reach + np.sqrt(abs(total(q))))
             bad[i] = learn[i] and not good
             if good:
-                learn_row(w_kind, states, hi - lo, g, lam, brings, s, bias, memo, w_rates)
+                learn_row(w_kind, states, lo, hi, val, g, lam, brings, s, bias, memo, w_rates)
                 apart = rise or distinct(lo, hi, fld, slot)
                 if v_needs_w:
                     for j in range(lo, hi):

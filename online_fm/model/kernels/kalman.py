@@ -29,7 +29,7 @@ import numpy as np
 from numba import njit
 
 from online_fm.model.kernels import F32, F64, INLINE, PANEL, PRECISION, Rates
-from online_fm.model.kernels.lanes import at_least, farther, fma, load, store, where_nonzero, zeros
+from online_fm.model.kernels.lanes import at_least, fma, load, store, where_nonzero, zeros
 
 __all__ = [
     "ROOM",
@@ -82,6 +82,7 @@ def memo_size(n: int) -> int:
 def open_row(last: int, memo: F32) -> None:
     """Clear a row's last panel, so that what lies behind its features adds nothing."""
     panel = zeros(PANEL)
+    store(memo, last, panel)
     store(memo, last + PANEL, panel + ONE)
     store(memo, last + 2 * PANEL, panel)
     store(memo, last + 3 * PANEL, panel)
@@ -99,21 +100,19 @@ def gather(memo: F32, here: int, x: np.float32, h: np.float32, flat: F32, at: in
 
 
 @njit(**INLINE)
-def read_row(n: int, memo: F32) -> tuple[F32, F32, F32]:
-    """(logit, variance, largest |x|), by lanes, of the weights of a row of n features; x becomes x mu."""
-    logit, variance, x_max = zeros(PANEL), zeros(PANEL), zeros(PANEL)
+def read_row(n: int, memo: F32) -> tuple[F32, F32]:
+    """(logit, variance), by lanes, that the weights of a row of n features give; x becomes x mu."""
+    logit, variance = zeros(PANEL), zeros(PANEL)
     for here in range(0, places(n), ROOM):
         h, d = load(memo, here, logit), load(memo, here + 3 * PANEL, logit)
-        x = load(memo, here + XW * PANEL, logit)
         s = ONE / (load(memo, here + PANEL, logit) + d)
         mu = load(memo, here + 2 * PANEL, logit) * s
         store(memo, here + 4 * PANEL, mu)
         store(memo, here + 5 * PANEL, s)
-        store(memo, here + XW * PANEL, x * mu)
+        store(memo, here + XW * PANEL, load(memo, here + XW * PANEL, logit) * mu)
         logit = fma(h, mu, logit)
         variance = fma(h * h, s, variance)
-        x_max = farther(x_max, x)
-    return logit, variance, x_max
+    return logit, variance
 
 
 @njit(**INLINE)

@@ -26,6 +26,7 @@ __all__ = [
     "fma",
     "largest",
     "load",
+    "load_first",
     "prefetch",
     "shrink",
     "spread",
@@ -62,10 +63,10 @@ def _vector(lanes: Lanes) -> ir.VectorType:
     return ir.VectorType(F32, lanes.n)
 
 
-def _splat(builder: Any, value: Any, lanes: Lanes) -> Any:
-    one = builder.insert_element(ir.Constant(_vector(lanes), ir.Undefined), value, I32(0))
+def _splat(builder: Any, value: Any, lanes: Lanes, kind: Any = F32) -> Any:
+    none = ir.Constant(ir.VectorType(kind, lanes.n), ir.Undefined)
     mask = ir.Constant(ir.VectorType(I32, lanes.n), [0] * lanes.n)
-    return builder.shuffle_vector(one, ir.Constant(_vector(lanes), ir.Undefined), mask)
+    return builder.shuffle_vector(builder.insert_element(none, value, I32(0)), none, mask)
 
 
 def _pointer(context: Any, builder: Any, array_type: Any, array: Any, at: Any) -> Any:
@@ -102,6 +103,23 @@ def load(_typing: Any, array: Any, _at: Any, like: Any) -> Any:
         return builder.load(builder.bitcast(pointer, _vector(like).as_pointer()), align=4)
 
     return like(array, types.intp, like), codegen
+
+
+@intrinsic
+def load_first(_typing: Any, array: Any, _at: Any, _n: Any, like: Any) -> Any:
+    """The lanes at `array[at:]` as `load`, but 0 from the n-th on, of which nothing is read."""
+
+    def codegen(context: Any, builder: Any, _signature: Any, args: Any) -> Any:
+        vector, numbers = _vector(like), ir.VectorType(I32, like.n)
+        pointer = builder.bitcast(_pointer(context, builder, array, args[0], args[1]), ir.PointerType())
+        order = ir.Constant(numbers, list(range(like.n)))
+        mask = builder.icmp_signed(">", _splat(builder, builder.trunc(args[2], I32), like, I32), order)
+        kind = ir.FunctionType(vector, [ir.PointerType(), I32, mask.type, vector])
+        name = f"llvm.masked.load.v{like.n}f32.p0"
+        function = cgutils.get_or_insert_function(builder.module, kind, name)  # type: ignore[no-untyped-call]
+        return builder.call(function, [pointer, I32(4), mask, ir.Constant(vector, [0.0] * like.n)])
+
+    return like(array, types.intp, types.intp, like), codegen
 
 
 @intrinsic

@@ -14,6 +14,7 @@ __all__ = [
     "fma",
     "largest",
     "load",
+    "load_first",
     "prefetch",
     "shrink",
     "spread",
@@ -38,6 +39,13 @@ def zeros(n: int) -> Lanes:
 def load(array: NDArray[np.float32], at: int, like: Lanes) -> Lanes:
     """The lanes at `array[at:]`, as many as `like` has."""
     return array[at : at + len(like)].copy()
+
+
+def load_first(array: NDArray[np.float32], at: int, n: int, like: Lanes) -> Lanes:
+    """The lanes at `array[at:]` as `load`, but 0 from the n-th on."""
+    found, n = zeros(len(like)), min(n, len(like))
+    found[:n] = array[at : at + n]
+    return found
 
 
 def store(array: NDArray[np.float32], at: int, lanes: Lanes) -> None:

@@ -16,7 +16,7 @@ from numba import njit
 
 from online_fm.model.kernels import F32, F64, I32, I64, INLINE, KALMAN, PANEL, PRECISION, TAU, U16, Rates, kalman
 from online_fm.model.kernels.kalman import ROOM, XW, places
-from online_fm.model.kernels.lanes import farther, fma, largest, load, store, total, zeros
+from online_fm.model.kernels.lanes import farther, largest, load, load_first, store, total, zeros
 from online_fm.model.kernels.optim import update
 
 __all__ = [
@@ -48,40 +48,40 @@ def lacking(lo: int, hi: int, slot: I32) -> bool:
 @njit(**INLINE)
 def open_row(kind: int, n: int, memo: F32) -> None:
     """Clear the memo behind a row of n features."""
-    last = n // PANEL * ROOM
-    store(memo, last, zeros(PANEL))
     if kind == KALMAN:
-        kalman.open_row(last, memo)
+        kalman.open_row(n // PANEL * ROOM, memo)
 
 
 @njit(**INLINE)
 def read_weight(
     kind: int, states: int, here: int, x: np.float32, f: int, flat: F32, at: int, fields: F32, memo: F32
-) -> None:
-    """Take weight and state of a feature, of field f and value x, into its place in the memo."""
-    tau = fields[TAU, np.uintp(f)]
+) -> np.float32:
+    """What the weight of a feature, of field f and value x, adds to the logit.
+
+    With `states` it is taken, with its state, into its place in the memo. Of kind Kalman it always is, and added by
+    `read_row`.
+    """
+    tau, h = fields[TAU, np.uintp(f)], fields[TAU, np.uintp(f)] * x
     if kind == KALMAN:
-        kalman.gather(memo, here, x, tau * x, flat, at, fields[PRECISION, np.uintp(f)])
-    else:
-        memo[np.uintp(here)] = x
+        kalman.gather(memo, here, x, h, flat, at, fields[PRECISION, np.uintp(f)])
+        return NOTHING
+    w = flat[np.uintp(at)]
+    if states > 0:
         memo[np.uintp(here + PANEL)] = tau
-        for c in range(1 + states):
+        memo[np.uintp(here + 2 * PANEL)] = w
+        for c in range(1, 1 + states):
             memo[np.uintp(here + (2 + c) * PANEL)] = flat[np.uintp(at + c)]
+    return h * w
 
 
 @njit(**INLINE)
-def read_row(kind: int, n: int, memo: F32) -> tuple[float, float, np.float32]:
-    """(logit, variance) that the weights of a row of n features give, and its largest |x|; x w go to the memo."""
+def read_row(kind: int, lo: int, hi: int, val: F32, memo: F32) -> tuple[float, float, np.float32]:
+    """(logit, variance) that the weights of kind Kalman of the features lo:hi give; the largest |x|, of any kind."""
     logit, variance, x_max = zeros(PANEL), zeros(PANEL), zeros(PANEL)
     if kind == KALMAN:
-        logit, variance, x_max = kalman.read_row(n, memo)
-    else:
-        for here in range(0, places(n), ROOM):
-            x = load(memo, here, logit)
-            xw = x * load(memo, here + 2 * PANEL, logit)
-            store(memo, here + XW * PANEL, xw)
-            logit = fma(xw, load(memo, here + PANEL, logit), logit)
-            x_max = farther(x_max, x)
+        logit, variance = kalman.read_row(hi - lo, memo)
+    for j in range(lo, hi, PANEL):
+        x_max = farther(x_max, load_first(val, j, hi - j, x_max))
     return total(logit), total(variance), largest(x_max)
 
 
@@ -139,7 +139,9 @@ def distinct(lo: int, hi: int, fld: U16, slot: I32) -> bool:
 def learn_row(
     kind: int,
     states: int,
-    n: int,
+    lo: int,
+    hi: int,
+    val: F32,
     g: float,
     lam: float,
     brings: float,
@@ -148,23 +150,25 @@ def learn_row(
     memo: F32,
     rates: Rates,
 ) -> None:
-    """The steps of the bias and, in the memo, of all weights of a row of n features at once: 40 roots as three vectors.
+    """The steps of the bias and, in the memo, of all weights of the features lo:hi at once.
 
     But for Kalman the bias is one more weight, with x = tau = 1; what lies behind it in the memo means nothing.
     """
-    panel = zeros(PANEL)
+    n, panel = hi - lo, zeros(PANEL)
     if kind == KALMAN:
         kalman.learn_bias(np.float32(g), np.float32(lam), bias, rates)
         kalman.learn_row(n, np.float32(g), np.float32(brings), np.float32(variance), memo, rates)
     else:
+        for j in range(lo, hi, PANEL):
+            here, x = (j - lo) // PANEL * ROOM, load_first(val, j, hi - j, panel)
+            store(memo, here, x * np.float32(g))
+            store(memo, here + XW * PANEL, x * load(memo, here + 2 * PANEL, panel))
         own = n // PANEL * ROOM + n % PANEL
-        memo[np.uintp(own)] = memo[np.uintp(own + PANEL)] = ONE
+        memo[np.uintp(own)], memo[np.uintp(own + PANEL)] = np.float32(g), ONE
         for c in range(1 + states):
             memo[np.uintp(own + (2 + c) * PANEL)] = bias[np.uintp(c)]
         for here in range(0, places(n + 1), ROOM):
-            gradient = load(memo, here, panel) * np.float32(g)
-            store(memo, here, gradient)
-            update(kind, gradient, load(memo, here + PANEL, panel), memo, here + 2 * PANEL, PANEL, rates)
+            update(kind, load(memo, here, panel), load(memo, here + PANEL, panel), memo, here + 2 * PANEL, PANEL, rates)
         for c in range(1 + states):
             bias[np.uintp(c)] = memo[np.uintp(own + (2 + c) * PANEL)]
 

@@ -71,8 +71,8 @@ def _forward(
         for j in range(first, min(first + PANEL, hi)):
             ask(j + 2 * (hi - lo), slot, flat, stride, 0, stride)
             f, at = int(fld[np.uintp(j)]), int(slot[np.uintp(j)]) * stride
-            read_weight(w_kind, states, room + j - first, val[np.uintp(j)], f, flat, at, fields, memo)
-    m, s, x_max = read_row(w_kind, hi - lo, memo)
+            logit += read_weight(w_kind, states, room + j - first, val[np.uintp(j)], f, flat, at, fields, memo)
+    m, s, x_max = read_row(w_kind, lo, hi, val, memo)
     return logit + m, variance + s, x_max
 
 
@@ -172,7 +172,7 @@ def make_step(w_kind: int, stride: int, fingerprint: int = FINGERPRINT) -> Calla
             if not sound(m, s, g, brings, weight[i], np.float64(x_max), 1.0):
                 bad[i] = True
                 continue
-            learn_row(w_kind, states, hi - lo, g, lam, brings, s, bias, memo, w_rates)
+            learn_row(w_kind, states, lo, hi, val, g, lam, brings, s, bias, memo, w_rates)
             apart = rise or distinct(lo, hi, fld, slot)
             for first in range(lo, hi, PANEL):
                 room = (first - lo) // PANEL * ROOM
