@@ -14,6 +14,7 @@ from online_fm.events import EventsConfig
 from online_fm.features.spec import FeaturesConfig
 from online_fm.scan.scanner import Scanned, Scanner
 from online_fm.source.port import Records, TopicPartition
+from online_fm.source.values import Values
 
 NOW_MS = 1_700_000_000_000
 FIELDS: list[Any] = [
@@ -122,7 +123,7 @@ class Maker:
         values = [self._click() if clicks else self._impression() for _ in range(n)]
         values = [self._mutated(value, values) if self._random.random() < broken else value for value in values]
         timestamps = np.array([self._timestamp() for _ in range(n)], np.int64)
-        return Records(TopicPartition("t", 0), np.arange(n) + 5, timestamps, values)
+        return Records(TopicPartition("t", 0), np.arange(n) + 5, timestamps, Values.of(values))
 
     def _timestamp(self) -> int:
         if self._random.random() < 3 * self._odd:

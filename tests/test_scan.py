@@ -27,6 +27,7 @@ from online_fm.scan.rows import MOST_ELEMENTS, room_for
 from online_fm.scan.scanner import Scanner
 from online_fm.scan.shape import NEW_KEYS
 from online_fm.source.port import Records, TopicPartition
+from online_fm.source.values import Values
 
 ALL_KINDS, FLAT = CASES[0], CASES[1]
 SCANNERS = {case.name: case.scanner() for case in CASES}
@@ -34,7 +35,7 @@ SCANNERS = {case.name: case.scanner() for case in CASES}
 
 def records(*values: bytes) -> Records:
     n = len(values)
-    return Records(TopicPartition("t", 0), np.arange(n), np.full(n, -1), list(values))
+    return Records(TopicPartition("t", 0), np.arange(n), np.full(n, -1), Values.of(values))
 
 
 def impression(features: bytes, **rest: str) -> bytes:
@@ -160,11 +161,11 @@ def _read_at_the_end_of(memory: np.ndarray, case: Case) -> None:
     scanner = SCANNERS[case.name]
     for clicks, tables in ((False, scanner._shown), (True, scanner._clicked)):
         maker = Maker(case, 4, odd=0.02)
-        values = maker.records(4, clicks=clicks).values + maker.records(300, clicks=clicks, broken=0.9).values
+        values = [*maker.records(4, clicks=clicks).values, *maker.records(300, clicks=clicks, broken=0.9).values]
         cuts = [value[:n] for value in values[:4] for n in range(len(value))]
         for value in (*cuts, *values):
             given = records(value)
-            data, bounds = scanning._joined(given, tables)
+            data, bounds = scanning._joined(given.values, tables)
             data = data[:-1]  # seven bytes of padding are enough
             place = memory[len(memory) - len(data) :]
             place[:] = data
@@ -219,7 +220,7 @@ def test_records_are_the_same_in_any_batch() -> None:
     whole = scanner.impressions(given).facts
     for i in range(0, 700, 50):
         cut = slice(i, i + 50)
-        piece = Records(given.partition, given.offsets[cut], given.timestamps[cut], given.values[cut])
+        piece = given[cut]
         part = scanner.impressions(piece).facts
         assert part.ident.tobytes() == whole.ident[cut].tobytes()
         assert part.rows.key.tobytes() == whole.rows.part(i, i + 50).key.tobytes()

@@ -16,7 +16,7 @@ from online_fm.source.port import Records
 
 def one_by_one(records: Records) -> list[Records]:
     places = [slice(i, i + 1) for i in range(len(records))]
-    return [Records(records.partition, records.offsets[p], records.timestamps[p], records.values[p]) for p in places]
+    return [records[p] for p in places]
 
 
 def compare(scanner: Scanner, records: Records, *, clicks: bool) -> None:

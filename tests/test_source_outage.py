@@ -14,6 +14,7 @@ from online_fm.source.client import OutOfRangeError
 from online_fm.source.config import KafkaPythonConfig
 from online_fm.source.kafka_source import KafkaSource
 from online_fm.source.port import Records, TopicPartition
+from online_fm.source.values import Values
 
 BUSY = TopicPartition("impressions", 0)
 QUIET = TopicPartition("clicks", 0)
@@ -69,7 +70,7 @@ class Plain:
             records = [(i, value) for i, value in taken if value is not None]
             if records:
                 offsets = np.array([i for i, _ in records], np.int64)
-                return [Records(p, offsets, np.zeros(len(records), np.int64), [value for _, value in records])]
+                return [Records(p, offsets, np.zeros(len(records), np.int64), Values.of(value for _, value in records))]
         return []
 
     def position(self, partition: TopicPartition) -> int:

@@ -12,6 +12,7 @@ from online_fm.source.fair import shares
 from online_fm.source.memory import CrashError, MemorySource
 from online_fm.source.port import Records, TopicPartition
 from online_fm.source.prefetch import Prefetch
+from online_fm.source.values import Values
 
 A, B = TopicPartition("a", 0), TopicPartition("b", 0)
 
@@ -27,7 +28,7 @@ def test_shares_add_up_and_differ_by_one_at_most_between_those_that_have_more(av
 
 def chunk(partition: TopicPartition, first: int, n: int) -> Records:
     offsets = np.arange(first, first + n, dtype=np.int64)
-    return Records(partition, offsets, offsets * 10, [b"%d" % o for o in offsets])
+    return Records(partition, offsets, offsets * 10, Values.of(b"%d" % o for o in offsets))
 
 
 @given(

@@ -23,11 +23,12 @@ from online_fm.scan.keys import copied
 from online_fm.scan.rows import Features, room_for, scratch_for
 from online_fm.scan.shape import Tables, of_clicks, of_impressions
 from online_fm.source.port import NO_TIMESTAMP, Records
+from online_fm.source.values import Values
 
 __all__ = ["Scanned", "Scanner"]
 
 _AT_ONCE = 512  # records whose bytes, or decoded objects, stay in the cache until they are arrays
-_PADDING = bytes(8)  # the kernel reads words of eight bytes, which begin at the last NUL or before it
+_PADDING = 8  # the kernel reads words of eight bytes, which begin at the last NUL or before it
 _SPARE = 256  # features, so that a record with a few lists does not need a second look
 
 
@@ -98,21 +99,19 @@ def _scan(records: Records, tables: Tables) -> tuple[Columns, Rows]:
     n = len(records)
     columns, features = columns_for(n), room_for(2 * n * len(tables.spec.fields) + _SPARE)
     for start in range(0, n, _AT_ONCE):
-        piece = _part(records, slice(start, start + _AT_ONCE))
-        data, bounds = _joined(piece, tables)
+        piece = records[start : start + _AT_ONCE]
+        data, bounds = _joined(piece.values, tables)
         timestamps = np.ascontiguousarray(piece.timestamps, np.int64)
         features = _scan_joined(data, bounds, timestamps, tables, part_of(columns, start, len(piece)), features)
     filled = columns.ptr[-1]
     return columns, Rows(columns.ptr, *(array[:filled] for array in features))
 
 
-def _joined(records: Records, tables: Tables) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+def _joined(values: Values, tables: Tables) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
     """The keys' bytes and all records, each with a NUL behind it, and padding: u8; where records begin: i64[n + 1]."""
-    data = b"\0".join([tables.blob, *records.values, _PADDING])
-    bounds = np.empty(len(records) + 1, np.int64)
-    bounds[0] = len(tables.blob) + 1
-    bounds[1:] = np.fromiter(map(len, records.values), np.int64, len(records)) + 1
-    return np.frombuffer(data, np.uint8), np.cumsum(bounds)
+    blob = np.frombuffer(tables.blob + b"\0", np.uint8)
+    data = np.concatenate([blob, values.bytes_of_all(), np.zeros(_PADDING, np.uint8)])
+    return data, values.bounds + (len(blob) - values.bounds[0])
 
 
 def _scan_joined(
@@ -138,7 +137,7 @@ def _in_pieces(records: Records, general: Callable[[Records], Scanned]) -> Scann
     """Read records the general way."""
     whole, parts = None, []
     for start in range(0, max(len(records), 1), _AT_ONCE):
-        part = general(_part(records, slice(start, start + _AT_ONCE)))
+        part = general(records[start : start + _AT_ONCE])
         parts.append(part.facts)
         if whole is None:
             whole = part
@@ -156,13 +155,9 @@ def _add_counts(whole: Scanned, part: Scanned) -> None:
     whole.truncated += part.truncated
 
 
-def _part(records: Records, piece: slice) -> Records:
-    return Records(records.partition, records.offsets[piece], records.timestamps[piece], records.values[piece])
-
-
 def _at(records: Records, places: NDArray[np.int64]) -> Records:
     """The records at these places."""
-    values = [records.values[i] for i in places.tolist()]
+    values = Values.of(records.values[i] for i in places.tolist())
     return Records(records.partition, records.offsets[places], records.timestamps[places], values)
 
 

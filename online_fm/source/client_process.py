@@ -35,6 +35,7 @@ from online_fm.errors import ConfigError, SourceError
 from online_fm.source.client import Client, OutOfRangeError
 from online_fm.source.config import ConfluentConfig, KafkaPythonConfig
 from online_fm.source.port import Records, TopicPartition
+from online_fm.source.values import Values
 
 __all__ = ["ClientProcess"]
 
@@ -53,12 +54,24 @@ class ProcessGoneError(SourceError):
 
 
 class Chunk(msgspec.Struct):
-    """`Records` as they come over: their arrays as bytes."""
+    """`Records` as they come over: their arrays as bytes, which are not copied when they are read."""
 
     partition: TopicPartition
-    offsets: bytes
-    timestamps: bytes
-    values: list[bytes]
+    offsets: memoryview
+    timestamps: memoryview
+    data: memoryview
+    bounds: memoryview
+
+    @classmethod
+    def of(cls, records: Records) -> Chunk:
+        values = records.values
+        bounds = values.bounds - values.bounds[0]
+        arrays = records.offsets, records.timestamps, values.bytes_of_all(), bounds
+        return cls(records.partition, *(np.ascontiguousarray(array).view(np.uint8).data for array in arrays))
+
+    def records(self) -> Records:
+        offsets, timestamps, bounds = (np.frombuffer(x, np.int64) for x in (self.offsets, self.timestamps, self.bounds))
+        return Records(self.partition, offsets, timestamps, Values(np.frombuffer(self.data, np.uint8), bounds))
 
 
 class Problem(msgspec.Struct):
@@ -243,10 +256,7 @@ def _wait_at_most(seconds: float, at: socket.socket) -> None:
 
 
 def _records(chunks: Iterable[Chunk]) -> list[Records]:
-    return [
-        Records(c.partition, np.frombuffer(c.offsets, np.int64), np.frombuffer(c.timestamps, np.int64), c.values)
-        for c in chunks
-    ]
+    return [chunk.records() for chunk in chunks]
 
 
 def _send(to: socket.socket, kind: bytes, content: bytes) -> None:
@@ -268,7 +278,7 @@ def _receive(source: socket.socket) -> memoryview | None:
 
 def _read(source: socket.socket, size: int) -> memoryview | None:
     """So many bytes; None where they end before."""
-    message, came = memoryview(bytearray(size)), 0
+    message, came = np.empty(size, np.uint8).data, 0
     while came < size:
         more = source.recv_into(message[came:], flags=socket.MSG_WAITALL)  # less where a signal comes between
         if not more:
@@ -296,7 +306,8 @@ def _connect(config: Kafka) -> Client:
 
 def _do(client: Client, call: memoryview) -> object:
     name, arguments = msgspec.msgpack.decode(call, type=tuple[str, msgspec.Raw])
-    return getattr(client, name)(*METHODS[name].arguments.decode(arguments))
+    answer = getattr(client, name)(*METHODS[name].arguments.decode(arguments))
+    return list(map(Chunk.of, answer)) if name == "fetch" else answer
 
 
 def _reply(to: socket.socket, doing: Callable[[], object]) -> None:
@@ -306,7 +317,7 @@ def _reply(to: socket.socket, doing: Callable[[], object]) -> None:
     except (SourceError, ConfigError, OutOfRangeError) as error:
         _send(to, PROBLEM, msgspec.msgpack.encode(Problem.of(error)))
     else:
-        _send(to, ANSWER, msgspec.msgpack.encode(answer, enc_hook=np.ndarray.tobytes))
+        _send(to, ANSWER, msgspec.msgpack.encode(answer))
 
 
 def main(number: int) -> None:

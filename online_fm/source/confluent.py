@@ -28,6 +28,7 @@ from online_fm.errors import ConfigError, SourceError
 from online_fm.source.client import OutOfRangeError
 from online_fm.source.config import ConfluentConfig, reveal
 from online_fm.source.port import Records, TopicPartition
+from online_fm.source.values import Values
 
 __all__ = ["ConfluentClient", "settings", "translated"]
 
@@ -278,7 +279,7 @@ def _chunks(messages: list[Any]) -> list[Records]:
     numbers = np.fromiter(map(Message.partition, messages), np.int64, n)
     offsets = np.fromiter(map(Message.offset, messages), np.int64, n)
     timestamps = np.fromiter(map(itemgetter(1), map(Message.timestamp, messages)), np.int64, n)
-    values = [value or b"" for value in map(Message.value, messages)]
+    values = Values.of(value or b"" for value in map(Message.value, messages))
     other_topic = np.fromiter(map(ne, topics, topics[1:]), np.bool_, max(0, n - 1))
     cuts = np.flatnonzero(other_topic | (numbers[1:] != numbers[:-1])) + 1
     bounds = [0, *cuts.tolist(), n] if n else []

@@ -29,6 +29,7 @@ from online_fm.source.fair import shares
 from online_fm.source.lines import COMPRESSED, LineReader
 from online_fm.source.pace import Pace, Schedule
 from online_fm.source.port import RecordBatch, Records, TopicPartition
+from online_fm.source.values import Values
 
 __all__ = ["FilesSource"]
 
@@ -234,7 +235,7 @@ class FilesSource:
         if self._pace:
             self._schedules[partition].drop(n)
         self._ready[partition] = self._count(partition, now_ms)
-        return Records(partition, offsets, np.full(n, now_ms, np.int64), lines)
+        return Records(partition, offsets, np.full(n, now_ms, np.int64), Values.of(lines))
 
 
 def _pace(config: FilesConfig, time_of: Callable[[bytes], int | None] | None) -> Pace | None:

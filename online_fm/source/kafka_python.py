@@ -31,6 +31,7 @@ from online_fm.errors import ConfigError, SourceError
 from online_fm.source.client import OutOfRangeError
 from online_fm.source.config import KafkaPythonConfig, reveal
 from online_fm.source.port import Records, TopicPartition
+from online_fm.source.values import Values
 
 __all__ = ["KafkaPythonClient", "connected", "translated"]
 
@@ -207,7 +208,7 @@ def _chunk(partition: TopicPartition, records: list[Any]) -> Records:
         partition,
         np.fromiter((r.offset for r in records), np.int64, n),
         np.fromiter((r.timestamp for r in records), np.int64, n),
-        [r.value or b"" for r in records],
+        Values.of(r.value or b"" for r in records),
     )
 
 

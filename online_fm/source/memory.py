@@ -16,6 +16,7 @@ import numpy as np
 from online_fm.errors import OffsetGap, SourceError
 from online_fm.source.fair import shares
 from online_fm.source.port import NO_TIMESTAMP, RecordBatch, Records, TopicPartition
+from online_fm.source.values import Values
 
 __all__ = ["CrashError", "MemorySource"]
 
@@ -41,7 +42,7 @@ class MemorySource:
         crash_at: int | None = None,
         on_gap: Literal["stop", "accept"] = "stop",
     ) -> None:
-        self._values: dict[TopicPartition, list[bytes]] = {}
+        self._values: dict[TopicPartition, Values] = {}
         self._timestamps: dict[TopicPartition, list[int]] = {}
         self._first: dict[TopicPartition, int] = {}
         self._position: dict[TopicPartition, int] = {}
@@ -57,7 +58,8 @@ class MemorySource:
         """Add records to the end of a partition, which may be a new one."""
         self._first.setdefault(partition, 0)
         self._position.setdefault(partition, 0)
-        self._values.setdefault(partition, []).extend(values)
+        before = self._values.get(partition, Values.of([]))
+        self._values[partition] = Values.joined([before, Values.of(values)])
         self._timestamps.setdefault(partition, []).extend([timestamp_ms] * len(values))
 
     def forget(self, partition: TopicPartition, before: int) -> None:

@@ -16,6 +16,8 @@ from typing import NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from online_fm.source.values import Values
+
 __all__ = ["NO_TIMESTAMP", "RecordBatch", "Records", "Source", "TopicPartition"]
 
 NO_TIMESTAMP = -1
@@ -36,16 +38,20 @@ class Records:
     """Consecutive records of one partition.
 
     offsets i64[n]; timestamps i64[n], ms since the epoch, the record's own (`NO_TIMESTAMP` where it has
-    none); values, n byte strings (a Kafka tombstone is `b""`).
+    none); values, n of them (a Kafka tombstone is `b""`).
     """
 
     partition: TopicPartition
     offsets: NDArray[np.int64]
     timestamps: NDArray[np.int64]
-    values: list[bytes]
+    values: Values
 
     def __len__(self) -> int:
         return len(self.values)
+
+    def __getitem__(self, part: slice) -> Records:
+        """Some of them, as views."""
+        return Records(self.partition, self.offsets[part], self.timestamps[part], self.values[part])
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,6 +13,7 @@ import numpy as np
 
 from online_fm.source.fair import shares
 from online_fm.source.port import Records, TopicPartition
+from online_fm.source.values import Values
 
 __all__ = ["Prefetch"]
 
@@ -31,7 +32,7 @@ class Prefetch:
         partition = chunk.partition
         self._chunks.setdefault(partition, deque()).append(chunk)
         self._count[partition] = self._count.get(partition, 0) + len(chunk)
-        self._bytes[partition] = self._bytes.get(partition, 0) + sum(map(len, chunk.values))
+        self._bytes[partition] = self._bytes.get(partition, 0) + chunk.values.size_bytes
 
     def count(self, partition: TopicPartition) -> int:
         """How many records of the partition are queued."""
@@ -72,18 +73,14 @@ class Prefetch:
         while missing:
             chunk = chunks.popleft()
             if len(chunk) > missing:
-                chunks.appendleft(_cut(chunk, missing, len(chunk)))
-                chunk = _cut(chunk, 0, missing)
+                chunks.appendleft(chunk[missing:])
+                chunk = chunk[:missing]
             parts.append(chunk)
             missing -= len(chunk)
         taken = parts[0] if len(parts) == 1 else _joined(parts)
         self._count[partition] -= n
-        self._bytes[partition] -= sum(map(len, taken.values))
+        self._bytes[partition] -= taken.values.size_bytes
         return taken
-
-
-def _cut(chunk: Records, start: int, stop: int) -> Records:
-    return Records(chunk.partition, chunk.offsets[start:stop], chunk.timestamps[start:stop], chunk.values[start:stop])
 
 
 def _joined(chunks: list[Records]) -> Records:
@@ -91,5 +88,5 @@ def _joined(chunks: list[Records]) -> Records:
         chunks[0].partition,
         np.concatenate([c.offsets for c in chunks]),
         np.concatenate([c.timestamps for c in chunks]),
-        [value for c in chunks for value in c.values],
+        Values.joined([c.values for c in chunks]),
     )

@@ -12,7 +12,7 @@ from dataclasses import asdict
 from typing import Any
 
 from online_fm.quality import SCORED_BY
-from online_fm.source.port import RecordBatch, Records, Source, TopicPartition
+from online_fm.source.port import RecordBatch, Source, TopicPartition
 from online_fm.train.judged import JudgedLearner
 from online_fm.train.pipeline import Pipeline
 
@@ -81,7 +81,7 @@ def _cut(batch: RecordBatch, until: Mapping[TopicPartition, int], reached: froze
     for records in batch.records:
         n = int(records.offsets.searchsorted(until.get(records.partition, 0)))
         if n:
-            kept.append(Records(records.partition, records.offsets[:n], records.timestamps[:n], records.values[:n]))
+            kept.append(records[:n])
     return RecordBatch(tuple(kept), reached)
 
 
