@@ -47,10 +47,11 @@ SHIPPED: dict[str, Settings] = {
     "FFM": {"kind": "ffm"},
     "FwFM": {"kind": "fwfm"},
     "FM Kalman": {"kind": "fm", **KALMAN},
+    "FwFM Kalman": {"kind": "fwfm", **KALMAN},
     "Committee": _committee(),
 }
 
-NEIGHBOURS = ("LR", "FM", "FFM", "FwFM", "LR Kalman", "FM Kalman")  # those whose settings are varied
+NEIGHBOURS = ("LR", "FM", "FFM", "FwFM", "LR Kalman", "FM Kalman", "FwFM Kalman")  # those whose settings are varied
 
 
 def plain(settings: Settings) -> Settings:

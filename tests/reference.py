@@ -16,7 +16,7 @@ from reference_factors import initial_factors
 from reference_optim import Evidence, FieldPrior, KalmanFactor, KalmanWeight, Scale, coordinate, error_of, sigmoid
 
 from online_fm.features.batch import Rows
-from online_fm.model.config import Ffm, Fm, Fwfm, Kalman, KalmanFactors, Lr, Mf, Poly2, SingleConfig
+from online_fm.model.config import Ffm, Fwfm, Kalman, KalmanFactors, Lr, Mf, Poly2, SingleConfig
 
 Feature = tuple[Any, ...]
 Row = list[tuple[int, int, float]]
@@ -77,8 +77,7 @@ class Reference:
         self.priors = [FieldPrior(config.w) if kalman else None for _ in range(wide)]
         s = config.scales
         self.tau = [Scale(1.0, s.eta, s.a0, s.floor) if s else None for _ in range(wide)]
-        per_field = s and isinstance(config, Fm | Mf)
-        self.rho = [Scale(1.0, s.eta, s.a0, s.floor) if per_field else None for _ in range(n)]
+        self.rho = [Scale(1.0, s.eta, s.a0, s.floor) if s and self.k else None for _ in range(n)]
         pairs = config.pairs if isinstance(config, Ffm | Fwfm) else None
         both = itertools.combinations_with_replacement(range(n), 2)
         self.r = {pair: Scale(pairs.start, pairs.eta, pairs.a0, -math.inf) for pair in both} if pairs else {}
@@ -156,13 +155,11 @@ class Reference:
         for j, other in enumerate(terms):
             if j == at or not self.active(me) or not self.active(other):
                 continue
-            inside, scale = me.x * other.x, 1.0
+            inside, scale = me.x * other.x * self.inner_scale(other), self.inner_scale(me)
             if isinstance(self.config, Ffm):
-                scale = self.pair_scale(me, other)
-            elif isinstance(self.config, Fwfm):
-                inside *= self.pair_scale(me, other)
+                scale *= self.pair_scale(me, other)
             else:
-                inside, scale = inside * self.inner_scale(other), self.inner_scale(me)
+                inside *= self.pair_scale(me, other)
             theirs = self.factors(other)
             for i, c in zip(self.towards(other), self.towards(me), strict=True):
                 found[i] = found.get(i, (0.0, 0.0))[0] + inside * theirs[c].value, scale
@@ -266,11 +263,13 @@ class Reference:
                 yield self.tau[field], ce * sum(term.x * self.weight(term).value for _, term in mine)
             if self.n_v and self.rho[field]:
                 shown = [(self.factors(term), slopes[i]) for i, term in mine]
-                yield self.rho[field], ce * sum(v[c].value * h for v, hs in shown for c, (h, _) in hs.items())
+                u = sum(v[c].value * h * scale for v, hs in shown for c, (h, scale) in hs.items())
+                yield self.rho[field], ce * u / self.rho[field].value
         products: dict[tuple[int, int], float] = {}
         for a, b in self.met(terms):
             pair = min(a.field, b.field), max(a.field, b.field)
-            products[pair] = products.get(pair, 0.0) + self.product(a, b)
+            shown = self.inner_scale(a) * self.inner_scale(b) * self.product(a, b)
+            products[pair] = products.get(pair, 0.0) + shown
         for pair, product in products.items():
             if self.r:
                 yield self.r[pair], ce * product

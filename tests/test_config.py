@@ -176,12 +176,12 @@ def test_a_setting_may_make_a_section_another_kind() -> None:
     [
         ("{}", Fm()),
         ("{k: 16}", Fm(k=16)),
-        ("{v: {l2: 0.5}}", Fm(v=AdaGrad(eta=0.05, l2=0.5))),
-        ("{v: {kind: adagrad}}", Fm(v=AdaGrad(eta=0.05))),
+        ("{v: {l2: 0.5}}", Fm(v=AdaGrad(eta=0.05, a0=0.4, l2=0.5))),
+        ("{v: {kind: adagrad}}", Fm(v=AdaGrad(eta=0.05, a0=0.4))),
         ("{v: {kind: ftrl}}", Fm(v=Ftrl())),
         ("{kind: ffm, v: {eta: 0.2}}", Ffm(v=AdaGrad(eta=0.2, a0=0.1))),
-        ("{kind: ffm, pairs: {eta: 0.1}}", Ffm(pairs=PairScales(start=0.5, eta=0.1))),
-        ("{kind: fwfm, pairs: {eta: 0.1}}", Fwfm(pairs=PairScales(start=1.0, eta=0.1))),
+        ("{kind: ffm, pairs: {eta: 0.1}}", Ffm(pairs=PairScales(eta=0.1))),
+        ("{kind: fwfm, pairs: {eta: 0.1}}", Fwfm(pairs=PairScales(eta=0.1))),
         ("{kind: lr, scales: {}}", Lr()),
         ("{kind: lr, scales: null}", Lr(scales=None)),
         (
@@ -203,7 +203,7 @@ def test_what_a_section_leaves_out_is_as_it_is_there_by_default(text, model) -> 
     ("settings", "model"),
     [
         (["model.k=4"], Fm(k=4)),
-        (["model.v.eta=0.2"], Fm(v=AdaGrad(eta=0.2))),
+        (["model.v.eta=0.2"], Fm(v=AdaGrad(eta=0.2, a0=0.4))),
         (["model.kind=ffm", "model.v.eta=0.2"], Ffm(v=AdaGrad(eta=0.2, a0=0.1))),
         (["model.v.eta=0.2", "model.kind=ffm"], Ffm(v=AdaGrad(eta=0.2, a0=0.1))),
         (["model.v.kind=kalman", "model.w.kind=kalman"], Fm(w=Kalman(), v=KalmanFactors())),

@@ -93,7 +93,7 @@ def test_the_steps_of_tied_ffm_vectors_add_up_to_that_of_the_fm_vector():
 def test_fwfm_whose_pairs_all_have_weight_one_is_fm_and_with_weight_zero_it_is_lr():
     rows = rows_of([row for row, *_ in random_examples(100)])
     plain = {"k": 8, "w": ADAGRAD, "v": ADAGRAD, "init_sd": 0.4}
-    fm, fwfm = (make_learner(kind(**plain), FIELDS) for kind in (Fm, Fwfm))
+    fm, fwfm = make_learner(Fm(**plain), FIELDS), make_learner(Fwfm(**plain, pairs=PairScales(start=1.0)), FIELDS)
     assert fwfm.predict(rows).logit == near(fm.predict(rows).logit)
     nothing = make_learner(Fwfm(**plain, pairs=PairScales(start=0.0)), FIELDS)
     assert not nothing.predict(rows).logit.any()

@@ -158,7 +158,7 @@ def test_what_is_paused_and_resumed_at_the_client_again_and_again_comes_once(kaf
             client.pause(partition)
         for partition in before - now:
             client.resume(partition)
-        for records in client.fetch(40, 20):
+        for records in client.fetch(40, 100):
             assert records.partition not in now
             got[records.partition] += records.values
     client.close()

@@ -116,7 +116,7 @@ class Kalman(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_
 class KalmanFactors(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="kind", tag="kalman"):
     """As `Kalman`, for factors: their prior variance and forgetting per touch."""
 
-    prior: Annotated[float, Meta(ge=1e-6, le=1e6)] = 0.03
+    prior: Annotated[float, Meta(ge=1e-6, le=1e6)] = 0.05
     q: Share = 3e-5
 
 
@@ -177,7 +177,7 @@ class _Factors(_Linear, frozen=True, kw_only=True, forbid_unknown_fields=True):
     k: Factors = 8
     seed: Annotated[int, Meta(ge=0, le=2**63 - 1)] = 1
     init_sd: Annotated[float, Meta(ge=0, le=10)] = 0.03
-    v: FactorOptimizer = AdaGrad(eta=0.05)
+    v: FactorOptimizer = AdaGrad(eta=0.05, a0=0.4)
     v_needs_w: bool = False
 
     def __post_init__(self) -> None:
@@ -212,14 +212,15 @@ class Fm(_Factors, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="f
 class Fwfm(_Factors, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="fwfm"):
     """Field-weighted FM (Pan et al., WWW 2018): an FM whose pairs have a learned weight by their fields."""
 
-    pairs: PairScales = PairScales(start=1.0)
+    v: FactorOptimizer = AdaGrad()
+    pairs: PairScales = PairScales()
 
 
 class Ffm(_Factors, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="ffm"):
     """Field-aware FM (Juan et al., RecSys 2016): k factors towards each field; pairs: null leaves all pairs at 1."""
 
     k: Factors = 4
-    v: FactorOptimizer = AdaGrad(eta=0.05, a0=0.1)
+    v: FactorOptimizer = AdaGrad(a0=0.1)
     pairs: PairScales | None = PairScales()
 
 

@@ -51,7 +51,6 @@ class Design:
         self.learns_pairs = self._pairs is not None
         self.pair_start = self._pairs.start if self._pairs else 1.0
         self.scaled = config.scales is not None
-        self.has_rho = self.v is not None and not self.by_pair
         self.precision = 1.0 / config.w.prior if isinstance(config.w, Kalman) else 1.0
         self.seed, self.init_sd = (0, 0.0) if isinstance(config, Lr | Poly2) else (config.seed, config.init_sd)
         self.served_w_states = int(isinstance(config.w, Kalman))

@@ -104,7 +104,7 @@ class _Parameters:
         found: dict[str, NDArray[Any]] = {"w0": self.bias}
         if design.scaled:
             found |= {"tau": fields[TAU], "tau_sum": fields[TAU_SUM]}
-        if design.scaled and design.has_rho:
+        if design.scaled and design.v is not None:
             found |= {"rho": fields[RHO], "rho_sum": fields[RHO_SUM]}
         if isinstance(self.config.w, Kalman):
             found |= {"precision": fields[PRECISION], "evidence": self.evidence}
@@ -119,6 +119,9 @@ class _Parameters:
 
     def fill(self, tensors: Mapping[str, NDArray[Any]], views: Mapping[str, NDArray[Any]], overflowed: int) -> None:
         """Take over a state, or what was served of one; ValueError names the tensor that does not fit."""
+        if self.design.by_pair:  # before format 3 they had no rho, which is 1 then, and begins to learn
+            n = len(self.design.fields)
+            tensors = {"rho": np.ones(n, np.float32), "rho_sum": np.zeros(n, np.float32), **tensors}
         new = {name: tensor(tensors, name, view.dtype.type, view.shape) for name, view in views.items()}
         for name in ("tau", "rho", "precision"):
             if name in new and (new[name] <= 0).any():
@@ -342,7 +345,7 @@ class Learner:
         }
 
     def field_scales(self) -> dict[str, dict[str, float]]:
-        """How much each field counts: "w" -> field -> tau, "v" -> field -> rho (by pairs: mean |R|); none where off."""
+        """What each field counts: "w" -> field -> tau, "v" -> field -> rho (by pairs: mean |R| rho rho'), or none."""
         return _field_scales(self._known)
 
     def state_hash(self) -> str:
@@ -413,8 +416,9 @@ def _field_scales(known: _Parameters) -> dict[str, dict[str, float]]:
     found = {}
     if design.scaled:
         found["w"] = known.fields[TAU, :n]
-    if design.scaled and design.has_rho:
+    if design.scaled and design.v is not None:
         found["v"] = known.fields[RHO, :n]
     if design.learns_pairs:
-        found["v"] = np.abs(known.pairs[0, :, :n]).mean(axis=1)
+        rho = known.fields[RHO, :n]
+        found["v"] = rho * (np.abs(known.pairs[0, :, :n]) * rho).mean(axis=1)
     return {part: dict(zip(design.fields, map(float, scales), strict=True)) for part, scales in found.items()}

@@ -45,7 +45,7 @@ __all__ = [
     "read_manifest",
 ]
 
-FORMAT = 2  # 2: models have learned scales, and kinds with settings of their own
+FORMAT = 3  # 2: learned scales, and kinds with settings of their own; 3: models by pairs of fields have rho too
 
 Kind = Literal["checkpoint", "snapshot"]
 """A checkpoint lets training go on; a snapshot lets serving score."""

@@ -2,7 +2,8 @@
 
 Run from the project's root (`python tests/data/make_checkpoints.py`), only when the format is raised: files of older
 formats stay as they are. That of format 1 is an FM, k 4, FTRL with alpha .1 and for factors .05, without scales, in the
-middle of the same stream; its `end` is what the version that wrote it came to when it went on.
+middle of the same stream; its `end` is what the version that wrote it came to when it went on. The FFM in the committee
+of format 2 had no rho: hash and end are those of format 3, which gives it one of 1 and learns it from there.
 """
 
 from __future__ import annotations

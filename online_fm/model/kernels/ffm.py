@@ -1,15 +1,15 @@
 """Field-aware factorization machine (Juan et al., RecSys 2016; libffm's meaning), with a learned scale per field pair:
 
-    logit = bias + sum_i tau_f x_i w_i + sum_{i<j} R_{f(i) f(j)} x_i x_j <v_{i,f(j)}, v_{j,f(i)}>
+    logit = bias + sum_i tau_f x_i w_i + sum_{i<j} R_{f(i) f(j)} <u_{i,f(j)}, u_{j,f(i)}>,    u_i = rho_f(i) x_i v_i
 
 over all pairs of features of the row, those of the same field (several values in one field) included. With
 
-    T[f, f'] = sum_{j in f'} x_j v_{j,f}          (what field f' shows to field f; k factors)
+    T[f, f'] = sum_{j in f'} u_{j,f}          (what field f' shows to field f; k factors)
 
 the pairs of different fields are sum_{f<f'} R <T[f, f'], T[f', f]>, those within one field
-R/2 (|T[f, f]|^2 - sum_j |x_j v_{j,f}|^2), and the slope of v_{i,f'} is R_{f(i) f'} x_i h with
+R/2 (|T[f, f]|^2 - sum_j |u_{j,f}|^2), and the slope of v_{i,f'} is R_{f(i) f'} rho_f(i) x_i h with
 
-    h = T[f(i), f'] - [f' = f(i)] x_i v_{i,f'}
+    h = T[f(i), f'] - [f' = f(i)] u_{i,f'}
 
 once per feature and field, however many values the field has. So a row of n features costs O(n F k), not O(n^2 k), and
 both passes run over contiguous factors, `row_of` lanes at a time: row f(i) of T lies exactly as v_i does. T is made
@@ -38,6 +38,7 @@ from online_fm.model.kernels import (
     KALMAN,
     KERNEL,
     PANEL,
+    RHO,
     STATES,
     TAU,
     U8,
@@ -49,7 +50,7 @@ from online_fm.model.kernels import (
 )
 from online_fm.model.kernels.ahead import ask, widest
 from online_fm.model.kernels.kalman import ROOM, learn_priors, memo_size
-from online_fm.model.kernels.lanes import load, spread, store, total, zeros
+from online_fm.model.kernels.lanes import load, spread, store, total, total32, zeros
 from online_fm.model.kernels.linear import (
     distinct,
     gradient_of,
@@ -106,15 +107,15 @@ def _enter(lo: int, hi: int, fld: U16, k: int, seen: U8, present: U16, towards: 
 
 
 @njit(**INLINE)
-def _scatter(source: F32, at: int, x: np.float32, f: int, first: bool, towards: F32, n_fields: int, q: F32) -> F32:
-    """T[:, f] += x v (or = x v, where it is the field's first); return q + sum over fields of (x v)^2."""
+def _scatter(source: F32, at: int, scale: np.float32, f: int, first: bool, towards: F32, n_fields: int, q: F32) -> F32:
+    """T[:, f] += u = scale v (or = u, where it is the field's first); return q + sum over fields of u^2."""
     row = towards.size // n_fields
     k = len(q)
     for other in range(n_fields):
-        vx = load(source, at + other * k, q) * x
-        q = q + vx * vx
+        u = load(source, at + other * k, q) * scale
+        q = q + u * u
         to = other * row + f * k
-        store(towards, to, vx if first else load(towards, to, q) + vx)
+        store(towards, to, u if first else load(towards, to, q) + u)
     return q
 
 
@@ -149,7 +150,7 @@ def _forward(
 ) -> tuple[float, float, F32, np.float32, int]:
     """(logit, variance of the linear part, q, largest |x|, number of fields) of the features lo:hi.
 
-    T goes to `towards`, the row's fields to `present`, x_i v_{i,f(i)} to `own`; with `keep`, what
+    T goes to `towards`, the row's fields to `present`, u_{i,f(i)} to `own`; with `keep`, what
     `_learn_pairs` needs to `products`.
     """
     logit = np.float64(bias[0])
@@ -166,22 +167,23 @@ def _forward(
             ask(j + hi - lo, slot, flat, stride, 0, HEAD + row)
             x, f, at = val[np.uintp(j)], int(fld[np.uintp(j)]), int(slot[np.uintp(j)]) * stride
             logit += read_weight(w_kind, states, room + j - start, x, f, flat, at, fields, memo)
+            scale = fields[RHO, np.uintp(f)] * x
             first = seen[np.uintp(f)] == 2
             seen[np.uintp(f)] = 1
             if idle(v_needs_w, flat, at):
-                vx = zero
+                u = zero
                 if first:
                     for other in range(n_fields):
                         store(towards, other * row + f * k, zero)
             elif at > 0:
-                vx = load(flat, at + HEAD + f * k, zero) * x
-                q = _scatter(flat, at + HEAD, x, f, first, towards, n_fields, q)
+                u = load(flat, at + HEAD + f * k, zero) * scale
+                q = _scatter(flat, at + HEAD, scale, f, first, towards, n_fields, q)
             else:
                 draw(tag_of(fld[np.uintp(j)], key[np.uintp(j)]), seed, sd, spare, 0, n_fields * k)
-                vx = load(spare, f * k, zero) * x
-                q = _scatter(spare, 0, x, f, first, towards, n_fields, q)
-            store(own, (j - lo) * k, vx)
-            alone = alone + vx * vx * pairs[0, f, f]
+                u = load(spare, f * k, zero) * scale
+                q = _scatter(spare, 0, scale, f, first, towards, n_fields, q)
+            store(own, (j - lo) * k, u)
+            alone = alone + u * u * pairs[0, f, f]
     m, s, x_max = read_row(w_kind, lo, hi, val, memo)
     logit += m
     variance += s
@@ -223,6 +225,7 @@ def _factor_variance(
     slot: I32,
     flat: F32,
     stride: int,
+    fields: F32,
     pairs: F32,
     v_needs_w: bool,
     v_prior: np.float32,
@@ -242,7 +245,7 @@ def _factor_variance(
         whole = _set_apart(j, lo, f, row, towards, own, zero)
         for c in range(0, row, len(lanes)):
             r = spread(scales, f * pairs.shape[2] + c // k, k, lanes)
-            h = load(towards, f * row + c, lanes) * (r * val[np.uintp(j)])
+            h = load(towards, f * row + c, lanes) * (r * (fields[RHO, np.uintp(f)] * val[np.uintp(j)]))
             if at > 0:
                 variance = variance + h * (h * load(flat, at + HEAD + row + c, lanes))
             else:
@@ -262,11 +265,13 @@ def _learn_pairs(
     own: F32,
     products: F32,
     pairs: F32,
+    slopes: F32,
+    start: int,
     rates: Rates,
     zero: F32,
     none: F32,
 ) -> None:
-    """R of all pairs of the row's fields.
+    """R of all pairs of the row's fields; slopes[start:] = rho dlogit/drho of these fields, by the R before.
 
     products f32[F, F padded, k] holds T[f, f'] T[f', f] by factors, and on the diagonal |T[f, f]|^2 / 2, from which the
     features' own shares are taken here. It is left at 0.
@@ -274,10 +279,12 @@ def _learn_pairs(
     k, width, flat = len(zero), pairs.shape[2], pairs.reshape(pairs.size)
     for j in range(lo, hi):
         at = int(fld[np.uintp(j)]) * (width + 1) * k
-        vx = load(own, (j - lo) * k, zero)
-        store(products, at, load(products, at, zero) - vx * vx * HALF)
+        u = load(own, (j - lo) * k, zero)
+        store(products, at, load(products, at, zero) - u * u * HALF)
     for a in range(n):
-        learn_products_row(e, products, none, flat, int(present[np.uintp(a)]), width, rates)
+        f = int(present[np.uintp(a)])
+        within = total32(load(products, f * (width + 1) * k, zero)) * pairs[0, f, f]
+        slopes[np.uintp(start + f)] = within + learn_products_row(e, products, none, flat, f, width, rates)
 
 
 @cache
@@ -355,6 +362,7 @@ def make_predict(
                     slot,
                     flat,
                     stride,
+                    fields,
                     pairs,
                     v_needs_w,
                     v_prior,
@@ -417,11 +425,11 @@ def make_step(k: int, w_kind: int, v_kind: int, v_needs_w: int, fingerprint: int
         own, idles = np.empty(wide * k, np.float32), np.zeros(wide, np.bool_)
         memo = np.zeros(memo_size(wide), np.float32)
         seen, present = np.zeros(n_fields, np.uint8), np.empty(n_fields, np.uint16)
-        scales, slopes = pairs.reshape(pairs.size), np.zeros(fields.shape[1], np.float32)
-        paired = scale_rates[3] > 0.0
-        products, none = np.zeros(n_fields * pairs.shape[2] * k if paired else 0, np.float32), zeros(panels)
-        per_field, size = fields.reshape(fields.size), fields.shape[1]
+        scales, slopes = pairs.reshape(pairs.size), np.zeros(2 * fields.shape[1], np.float32)
         scaled, rise = scale_rates[0] > 0.0, rising(ptr, fld)
+        keep = scaled or scale_rates[3] > 0.0
+        products, none = np.zeros(n_fields * pairs.shape[2] * k if keep else 0, np.float32), zeros(panels)
+        per_field, size = fields.reshape(fields.size), fields.shape[1]
         for i in range(ptr.size - 1):
             lo, hi = ptr[i], ptr[i + 1]
             m, s, q, x_max, n = _forward(
@@ -448,7 +456,7 @@ def make_step(k: int, w_kind: int, v_kind: int, v_needs_w: int, fingerprint: int
                 own,
                 memo,
                 spare,
-                paired and learn[i],
+                keep and learn[i],
                 products,
                 zero,
             )
@@ -462,6 +470,7 @@ def make_step(k: int, w_kind: int, v_kind: int, v_needs_w: int, fingerprint: int
                     slot,
                     flat,
                     stride,
+                    fields,
                     pairs,
                     v_needs_w,
                     v_prior,
@@ -499,7 +508,7 @@ def make_step(k: int, w_kind: int, v_kind: int, v_needs_w: int, fingerprint: int
                         slopes[np.uintp(f)] += slope_of(here, memo)
                     if at == 0:
                         continue
-                    x = val[np.uintp(j)]
+                    x, rho = val[np.uintp(j)], fields[RHO, np.uintp(f)]
                     learn_weight(
                         w_kind, states, here, x, g, brings, s, f, flat, at, fields, evidence, memo, apart, w_rates
                     )
@@ -512,16 +521,19 @@ def make_step(k: int, w_kind: int, v_kind: int, v_needs_w: int, fingerprint: int
                         r = spread(scales, f * pairs.shape[2] + c // k, k, lanes)
                         if v_kind == KALMAN:
                             kalman.learn_factors(
-                                h * (r * x), np.float32(g), np.float32(lam), flat, at + HEAD + c, row, v_rates
+                                h * (r * (rho * x)), np.float32(g), np.float32(lam), flat, at + HEAD + c, row, v_rates
                             )
                         else:
-                            update(v_kind, h * gx, r, flat, at + HEAD + c, row, v_rates)
+                            update(v_kind, h * gx, r * rho, flat, at + HEAD + c, row, v_rates)
                     store(towards, f * row + f * k, whole)
             if w_kind == KALMAN:
                 learn_priors(fields, evidence, w_rates)
+            if keep:
+                _learn_pairs(
+                    np.float32(e), lo, hi, fld, n, present, own, products, pairs, slopes, size, scale_rates, zero, none
+                )
             if scaled:
                 learn_scales(np.float32(e), slopes, 0, per_field, TAU * size, size, False, scale_rates)
-            if paired:
-                _learn_pairs(np.float32(e), lo, hi, fld, n, present, own, products, pairs, scale_rates, zero, none)
+                learn_scales(np.float32(e), slopes, size, per_field, RHO * size, size, True, scale_rates)
 
     return step

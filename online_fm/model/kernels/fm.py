@@ -4,7 +4,7 @@
     logit = bias + sum_i tau_f x_i w_i + 1/2 sum_c (z_c^2 - sum_i u_ic^2)
     dlogit/dv_i = rho_f x_i h_i,   h_i = z - u_i
 
-FwFM (Pan et al., WWW 2018) weighs the pairs by their fields, R, and has rho = 1; with S_f the sum of a field's u,
+FwFM (Pan et al., WWW 2018) weighs the pairs by their fields, R; with S_f the sum of a field's u,
 
     H_f = sum_f' R_ff' S_f'      logit = ... + 1/2 (sum_f <S_f, H_f> - sum_i R_ff |u_i|^2),   h_i = H_f - R_ff u_i
 
@@ -492,7 +492,9 @@ def make_step(
                         h = _slope(by_pair, f, z, u, meets, pairs, zero)
                         if scaled:
                             slopes[np.uintp(f)] += slope_of(here, memo)
-                            if not by_pair:
+                            if by_pair:
+                                slopes[np.uintp(size + f)] += total32(u * h)
+                            else:
                                 store(part, (j - lo) * k, u * h)
                         if at == 0:
                             continue
@@ -518,8 +520,7 @@ def make_step(
                     learn_priors(fields, evidence, w_rates)
                 if scaled:
                     learn_scales(np.float32(e), slopes, 0, per_field, TAU * size, size, False, scale_rates)
-                    if not by_pair:
-                        learn_scales(np.float32(e), slopes, size, per_field, RHO * size, size, True, scale_rates)
+                    learn_scales(np.float32(e), slopes, size, per_field, RHO * size, size, True, scale_rates)
                 if by_pair:
                     _learn_pairs(np.float32(e), lo, hi, fld, seen, part, sums, pairs, own, met, scale_rates, zero)
             if by_pair:

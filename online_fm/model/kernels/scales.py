@@ -8,7 +8,10 @@ included, and 39 fields cost three vector roots instead of 39. d is cut to what 
 not depend on how large a gradient is.
 
 A field's scale is FwFM's weight of a pair of fields (Pan et al., WWW 2018) cut to rank one; for weights it is an online
-mixer over fields (Mahoney 2005). Rates: (eta, a0, floor, eta of pairs, a0 of pairs); eta 0 is off.
+mixer over fields (Mahoney 2005). Models with R have rho besides: a pair sees few gradients, its two fields sum those of
+all their pairs, and find the size of the steps long before R tells good pairs from useless ones.
+
+Rates: (eta, a0, floor, eta of pairs, a0 of pairs); eta 0 is off.
 """
 
 from __future__ import annotations
@@ -17,7 +20,7 @@ import numpy as np
 from numba import njit
 
 from online_fm.model.kernels import F32, INLINE, PANEL, Rates
-from online_fm.model.kernels.lanes import at_least, fma, load, sqrt, store, totals, within, zeros
+from online_fm.model.kernels.lanes import at_least, fma, load, sqrt, store, total32, totals, within, zeros
 
 __all__ = ["learn_pair_row", "learn_products_row", "learn_scales"]
 
@@ -56,13 +59,21 @@ def learn_pair_row(e: np.float32, slopes: F32, start: int, pairs: F32, f: int, w
 
 
 @njit(**INLINE)
-def learn_products_row(e: np.float32, products: F32, none: F32, pairs: F32, f: int, width: int, rates: Rates) -> None:
-    """The same from the sums of k neighbours in products f32[F, width, k], which are cleared; none: PANEL k zeros."""
-    panel = zeros(PANEL)
+def learn_products_row(
+    e: np.float32, products: F32, none: F32, pairs: F32, f: int, width: int, rates: Rates
+) -> np.float32:
+    """The same from the sums of k neighbours in products f32[F, width, k], which are cleared; none: PANEL k zeros.
+
+    Return the sum over the row of R, as it was, times these sums.
+    """
+    panel = weighted = zeros(PANEL)
     for c in range(f * width, (f + 1) * width, PANEL):
         start = c // PANEL * len(none)
-        _learn_pairs(totals(load(products, start, none), panel) * e, pairs, c, rates)
+        slope = totals(load(products, start, none), panel)
+        weighted = fma(slope, load(pairs, c, panel), weighted)
+        _learn_pairs(slope * e, pairs, c, rates)
         store(products, start, none)
+    return total32(weighted)
 
 
 @njit(**INLINE)
