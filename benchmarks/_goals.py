@@ -58,9 +58,8 @@ def _kuairand(stream: Stream) -> Iterator[Goal]:
 
 
 def _long(stream: Stream) -> Iterator[Goal]:
-    adagrad = {"kind": "fm", "w": {"kind": "adagrad"}, "v": {"kind": "adagrad"}}
-    for name, settings, bound in (("FM Kalman", SHIPPED["FM Kalman"], 0.0125), ("FM AdaGrad", adagrad, 0.0135)):
-        late = pass_over(stream, settings).score.last_quarter
+    for name, bound in (("FM Kalman", 0.0125), ("FM", 0.0135)):
+        late = pass_over(stream, SHIPPED[name]).score.last_quarter
         assert late is not None
         yield Goal(f"long: {name}, excess over Bayes in the last quarter", late - loss(stream, 0.75), bound)
 

@@ -25,7 +25,7 @@ BATCH = 4096
 
 def fm(kind: str, *, half_life: float | None = None, scales: bool = True, **setting: float) -> dict[str, Any]:
     """An FM whose optimizers are of one kind; `half_life` is a share of the stream."""
-    step = {"adagrad": {"eta": 0.05}, "ftrl": {"alpha": 0.05}, "kalman": {}}[kind]
+    step = {"adagrad": {"eta": 0.05, "a0": 0.4}, "ftrl": {"alpha": 0.05}, "kalman": {}}[kind]
     settings = {"kind": "fm", "w": {"kind": kind, **setting}, "v": {"kind": kind, **step, **setting}}
     return {**settings, **({} if scales else {"scales": None}), "half_life": half_life}
 
