@@ -76,7 +76,7 @@ CASES: dict[str, SingleConfig] = {
     "ffm-kalman": Ffm(w=KALMAN, v=FACTORS, init_sd=0.2),
     "ffm-sparse-ftrl-squared": Ffm(k=3, w=SPARSE, v=SPARSE, loss="squared", init_sd=0.2, v_needs_w=True),
     "ffm-adam-kalman": Ffm(k=3, w=ADAM, v=FACTORS, init_sd=0.3, pairs=None),
-    "ffm-kalman-sgd": Ffm(k=1, w=KALMAN, v=SGD, init_sd=0.3),
+    "ffm-kalman-sgd": Ffm(k=1, w=KALMAN, v=SGD, init_sd=0.3, scales=None),
     "fwfm-adagrad": Fwfm(w=ADAGRAD, v=ADAGRAD, init_sd=0.2),
     "fwfm-kalman": Fwfm(k=5, w=KALMAN, v=FACTORS, init_sd=0.2),
     "fwfm-sparse-ftrl-hinge": Fwfm(k=5, w=SPARSE, v=SPARSE, loss="hinge", init_sd=0.2, v_needs_w=True),

@@ -264,6 +264,20 @@ def test_checkpoints_of_every_format_that_was_ever_written_go_on(packed) -> None
     assert learner.quality["learning"].since_start().log_loss == pytest.approx(expected["end"]["log_loss"], abs=1e-6)
 
 
+def test_an_ffm_from_before_it_had_rho_goes_on_with_one_of_1_and_all_else_as_it_was() -> None:
+    (packed,) = [each for each in KEPT if each.name.startswith("format-2-committee")]
+    checkpoints, expected = kept_file(packed)
+    learner = pipeline(f"model={json.dumps(expected['model'])}")
+    keeper(checkpoints, MemoryStore()).restore(learner)
+    _, tensors = decode("before", checkpoints.get(file_name("checkpoint", 1)))
+    new = {name: array for name, array in learner.learner.state().items() if f"model.{name}" not in tensors}
+    assert sorted(new) == ["fast/rho", "fast/rho_sum"]
+    assert (new["fast/rho"] == 1).all()
+    assert (new["fast/rho_sum"] == 0).all()
+    kept = {name: array for name, array in learner.learner.state().items() if name not in new}
+    assert all(array.tobytes() == tensors[f"model.{name}"].tobytes() for name, array in kept.items())
+
+
 def test_a_checkpoint_from_before_there_were_scales_needs_a_configuration_without() -> None:
     checkpoints, expected = kept_file(KEPT[0])
     without = {name: value for name, value in expected["model"].items() if name != "scales"}

@@ -128,6 +128,20 @@ def test_kalman_lr_is_a_kalman_filter_whose_covariance_is_cut_to_its_diagonal():
         assert state["w"][found[i]] / precision == near(mean[1 + i])
 
 
+def test_a_feature_that_comes_twice_moves_twice_where_an_example_brings_no_precision():
+    """p = 1 - 1e-26: its variance is 0 in float32, so that D stays as it was."""
+    config = Lr(w=Kalman(q=0.0, evidence=None), scales=None)
+    learner, twin = make_learner(config, FIELDS), Reference(config, FIELDS)
+    learner.restore({**learner.state(), "w0": np.array([60.0, 1.0], np.float32)})
+    twin.w0.value = 60.0
+    row = [(0, 5, 1.0), (0, 5, 1.0)]
+    learner.step(*arrays([(row, 0.0, 1.0, True)]))
+    twin.step(row, 0.0, 1.0)
+    (eta,), ((d,),) = learner.state()["w"], learner.state()["w_state"][:, :1]
+    assert d == 0.0
+    assert eta * config.w.prior == near(twin.w[0, 5].value) == pytest.approx(-0.165, abs=1e-3)
+
+
 def test_ftrl_gives_the_numbers_worked_out_by_hand():
     """Alpha .1, beta 1. Row 1: g = -.5, n = .25, z = -.5, w = .5 / 15. Row 2: p = sigmoid(1 / 15) = .51666, g = p,
     n = .516938, sigma = 2.189840, z = -.056334, w = .056334 / 17.18984."""

@@ -243,7 +243,17 @@ def test_parts_of_a_state_that_only_some_models_have_are_refused_alike(config):
             learner.restore({**state, name: bad})
         with pytest.raises(ValueError, match=f"^{name}: "):
             learner.restore({**state, name: state[name][:-1]})
+        with pytest.raises(ValueError, match=f"^{name}: missing"):
+            learner.restore({n: array for n, array in state.items() if n != name})
     assert learner.state_hash() == before
+
+
+def test_a_model_over_more_fields_keeps_the_count_of_what_found_no_place():
+    rows = arrays([([(0, key, 1.0)], 1.0, 1.0, True) for key in range(6)])
+    narrow, wide = (make_learner(Lr(max_features=3), fields) for fields in (("a",), ("a", "b")))
+    narrow.step(*rows)
+    wide.step(*rows)
+    assert narrow.widened(("a", "b")).overflowed == wide.overflowed == 3
 
 
 def test_a_state_of_another_model_is_refused():

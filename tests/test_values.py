@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import msgspec
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from online_fm.source.client_process import Chunk
+from online_fm.source.port import Records, TopicPartition
 from online_fm.source.values import Values
 
 texts = st.lists(st.binary(max_size=5), max_size=8)
@@ -40,3 +44,15 @@ def test_what_is_no_value_is_refused():
         hash(values)
     assert values != [b"a"]
     assert values != (b"a", b"b")
+
+
+def test_what_came_in_a_message_is_kept_without_the_message():
+    """A partition with a record now and then would otherwise keep all that the others had."""
+    few = Records(TopicPartition("clicks", 0), np.array([7]), np.array([-1]), Values.of([b"few"]))
+    message = msgspec.msgpack.encode([b"x" * 1001, Chunk.of(few)])
+    _, chunk = msgspec.msgpack.decode(message, type=tuple[bytes, Chunk])
+    found = chunk.records()
+    arrays = found.offsets, found.timestamps, found.values.bounds, found.values.bytes_of_all()
+    assert all(array.flags.aligned for array in arrays)
+    assert not any(np.shares_memory(array, np.frombuffer(message, np.uint8)) for array in arrays)
+    assert (found.partition, found.offsets.tolist(), list(found.values)) == (few.partition, [7], [b"few"])

@@ -1,7 +1,7 @@
 """What a model is: its kind, its loss, how weights and factors learn, its bounds.
 
 Each kind has one setting that is meant for all streams. What made that possible are the learned scales: a number per
-field (`Scales`) or pair of fields (`PairScales`) that multiplies its weights or factors and is learned with them. A
+field (`Scales`), and per pair of fields (`PairScales`), that multiplies its weights or factors and is learned too. A
 field of many values then takes larger steps than one of thirty near-duplicates, useless fields become harmless, and the
 step sizes below hardly matter any more: `benchmarks/quality.py` shows all three.
 
@@ -291,8 +291,8 @@ def check_fields(config: ModelConfig, fields: Sequence[str]) -> None:
         if size_bytes > FFM_BYTES_MAX:
             needed_mib, most_mib = -(-size_bytes >> 20), FFM_BYTES_MAX >> 20
             raise ValueError(
-                f"an FFM of {n} fields and k = {config.k} needs {needed_mib} MiB a call (4 fields^2 k bytes), "
-                f"and at most {most_mib} are taken: fewer fields, a smaller k, or kind fm"
+                f"an FFM of {n} fields and k = {config.k} needs {needed_mib} MiB a call (4 fields^2 k bytes, twice "
+                f"that to learn), and at most {most_mib} are taken: fewer fields, a smaller k, or kind fm"
             )
     else:
         most = {Poly2: PAIR_FIELDS_MAX, Fwfm: FWFM_FIELDS_MAX}.get(type(config), n)

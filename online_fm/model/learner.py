@@ -119,9 +119,9 @@ class _Parameters:
 
     def fill(self, tensors: Mapping[str, NDArray[Any]], views: Mapping[str, NDArray[Any]], overflowed: int) -> None:
         """Take over a state, or what was served of one; ValueError names the tensor that does not fit."""
-        if self.design.by_pair:  # before format 3 they had no rho, which is 1 then, and begins to learn
+        if self.design.by_pair and not {"rho", "rho_sum"} & set(tensors):  # before format 3: 1, which begins to learn
             n = len(self.design.fields)
-            tensors = {"rho": np.ones(n, np.float32), "rho_sum": np.zeros(n, np.float32), **tensors}
+            tensors = {**tensors, "rho": np.ones(n, np.float32), "rho_sum": np.zeros(n, np.float32)}
         new = {name: tensor(tensors, name, view.dtype.type, view.shape) for name, view in views.items()}
         for name in ("tau", "rho", "precision"):
             if name in new and (new[name] <= 0).any():
@@ -132,7 +132,7 @@ class _Parameters:
 
     def take(self, old: _Parameters) -> None:
         """Take over what a model over the first of these fields knows; features get initial factors towards the new."""
-        columns = old.table.columns()
+        columns, self.table.overflowed = old.table.columns(), old.table.overflowed
         tags = columns["tags"]
         ends = np.array([0, len(tags)], np.int64)
         features = Rows(ends, (tags >> 32).astype(np.uint16), tags.astype(np.uint32), np.ones(len(tags), np.float32))

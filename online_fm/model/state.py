@@ -107,6 +107,10 @@ class Table:
         """How often a feature of a learned row found no place."""
         return int(self._counts[1])
 
+    @overflowed.setter
+    def overflowed(self, times: int) -> None:
+        self._counts[1] = times
+
     def resolve(self, rows: Rows, learn: NDArray[np.bool_]) -> NDArray[np.int32]:
         """The slot of each feature; rows to be learned insert theirs."""
         slot = np.empty(rows.nnz, np.int32)

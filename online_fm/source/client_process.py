@@ -54,7 +54,7 @@ class ProcessGoneError(SourceError):
 
 
 class Chunk(msgspec.Struct):
-    """`Records` as they come over: their arrays as bytes, which are not copied when they are read."""
+    """`Records` as they come over: their arrays as bytes."""
 
     partition: TopicPartition
     offsets: memoryview
@@ -70,8 +70,10 @@ class Chunk(msgspec.Struct):
         return cls(records.partition, *(np.ascontiguousarray(array).view(np.uint8).data for array in arrays))
 
     def records(self) -> Records:
-        offsets, timestamps, bounds = (np.frombuffer(x, np.int64) for x in (self.offsets, self.timestamps, self.bounds))
-        return Records(self.partition, offsets, timestamps, Values(np.frombuffer(self.data, np.uint8), bounds))
+        """Copies, aligned: views would keep all of the message they came in, other partitions' records included."""
+        arrays = self.offsets, self.timestamps, self.bounds
+        offsets, timestamps, bounds = (np.frombuffer(array, np.int64).copy() for array in arrays)
+        return Records(self.partition, offsets, timestamps, Values(np.frombuffer(self.data, np.uint8).copy(), bounds))
 
 
 class Problem(msgspec.Struct):

@@ -14,8 +14,8 @@ R/2 (|T[f, f]|^2 - sum_j |u_{j,f}|^2), and the slope of v_{i,f'} is R_{f(i) f'} 
 once per feature and field, however many values the field has. So a row of n features costs O(n F k), not O(n^2 k), and
 both passes run over contiguous factors, `row_of` lanes at a time: row f(i) of T lies exactly as v_i does. T is made
 before anything is learned, which settles repeated features as in FM. Fields that the row lacks have zeros in T, and a
-slope of 0 changes nothing. T has F^2 k floats, whatever the row has, and a call clears them all: `config.check_size`
-bounds them.
+slope of 0 changes nothing. T has F^2 k floats, whatever the row has, and so have the products of its pairs, which
+learning keeps for the scales; a call clears them all: `config.check_fields` bounds them.
 
 A record is `w states... | v[F k, padded] | state of v`; the head takes a cache line, so that the factors are aligned.
 """
@@ -287,6 +287,16 @@ def _learn_pairs(
         slopes[np.uintp(start + f)] = within + learn_products_row(e, products, none, flat, f, width, rates)
 
 
+@njit(**INLINE)
+def _forget(n: int, present: U16, products: F32, width: int, zero: F32) -> None:
+    """Clear the products of a row that is not learned."""
+    if len(products):
+        for a in range(n):
+            for b in range(n):
+                pair = int(present[np.uintp(a)]) * width + int(present[np.uintp(b)])
+                store(products, pair * len(zero), zero)
+
+
 @cache
 def make_predict(
     k: int, w_kind: int, v_kind: int, v_needs_w: int, fingerprint: int = FINGERPRINT
@@ -492,7 +502,7 @@ def make_step(k: int, w_kind: int, v_kind: int, v_needs_w: int, fingerprint: int
             reach = (1.0 + np.sqrt(hi - lo)) * np.sqrt(total(q))
             if not sound(m, s, g, brings, weight[i], np.float64(x_max), reach):
                 bad[i] = True
-                products[:] = 0.0
+                _forget(n, present, products, pairs.shape[2], zero)
                 continue
             learn_row(w_kind, states, lo, hi, val, g, lam, brings, s, bias, memo, w_rates)
             apart = rise or distinct(lo, hi, fld, slot)

@@ -147,8 +147,9 @@ def put_weight(memo: F32, here: int, f: int, flat: F32, at: int, evidence: F64) 
 
 @njit(**INLINE)
 def moved(memo: F32, here: int, flat: F32, at: int) -> bool:
-    """Whether the row has learned this feature before: its D is not what the forward pass found."""
-    return bool(flat[np.uintp(at + 1)] != memo[np.uintp(here + 3 * PANEL)])
+    """Whether the row has moved this feature before: its record is not what the forward pass found."""
+    mean, d = memo[np.uintp(here + 2 * PANEL)], memo[np.uintp(here + 3 * PANEL)]
+    return bool(flat[np.uintp(at)] != mean or flat[np.uintp(at + 1)] != d)
 
 
 @njit(**INLINE)

@@ -1,8 +1,8 @@
 """Optimizers that know a gradient: FTRL-Proximal, AdaGrad, Adam, SGD; on lanes of weights or factors.
 
-G is the gradient of the loss without the learned scale s (tau, rho or R) of the coordinate's field; s multiplies the
-step only. With it inside the accumulators, which divide by their root, it would act once where it has to act twice:
-measured, that is worse on drifting streams. State of a coordinate:
+G is the gradient of the loss without the learned scale s of the coordinate (its field's tau or rho; in FFM R rho), which
+multiplies the step only. With it inside the accumulators, which divide by their root, it would act once where it has to
+act twice: measured, that is worse on drifting streams. State of a coordinate:
 
 FTRL    z, n   n' = (1 - decay) n + G^2;  z += s G - (sqrt(n') - sqrt(n)) / alpha w
                w = 0 if |z| <= l1, else -(z - sgn(z) l1) / ((beta + sqrt(n')) / alpha + l2)
