@@ -1,6 +1,6 @@
 """Optimizers that know a gradient: FTRL-Proximal, AdaGrad, Adam, SGD; on lanes of weights or factors.
 
-G is the gradient of the loss without the learned scale s of the coordinate (its field's tau or rho; in FFM R rho), which
+G is the gradient of the loss without the learned scale s of the coordinate (tau or rho; in FFM R rho), which
 multiplies the step only. With it inside the accumulators, which divide by their root, it would act once where it has to
 act twice: measured, that is worse on drifting streams. State of a coordinate:
 
