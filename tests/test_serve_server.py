@@ -254,6 +254,14 @@ def test_a_signal_ends_it_with_success_even_right_after_the_start(serve, tmp_pat
     assert serve().end(sign)[:2] == (0, "left\n")
 
 
+def terminate_once_it_listens() -> None:
+    """SIGTERM to this process, which would end the tests before it is heard: kernels may still be compiled."""
+    while signal.getsignal(signal.SIGTERM) == signal.SIG_DFL:
+        time.sleep(0.01)
+    time.sleep(0.3)
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
 def test_it_leaves_no_thread_and_no_signal_handler_behind(learner):
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
     store = MemoryStore()
@@ -264,7 +272,7 @@ def test_it_leaves_no_thread_and_no_signal_handler_behind(learner):
         config,
         store,
         ServeMetrics(CollectorRegistry()),
-        started=lambda _: threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGTERM)).start(),
+        started=lambda _: threading.Thread(target=terminate_once_it_listens, daemon=True).start(),
     )
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
     assert threading.active_count() == threads
